@@ -1,0 +1,100 @@
+"""The two functions a program starts with: export a checkpoint, load a package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgelm.errors import CheckpointError, ManifestError
+
+if TYPE_CHECKING:
+    from edgelm.package import Package
+    from edgelm.text_generation import DecoderModel
+
+
+def export(source: str | Path, out: str | Path, **options: Any) -> Package:
+    """Exports a checkpoint into a package folder.
+
+    Args:
+        source: a folder in hub layout, a .gguf file, a hub id or a name of the catalogue.
+        out: the folder to make.
+        options: precision ("fp32", "fp16", "int8", "int4", "int4-plain"), block_size, context_length, device, revision, offline,
+            recipe (a file), verify, force.
+
+    Returns:
+        The package, opened; its manifest holds the quality figures.
+
+    Raises:
+        CheckpointError: the source cannot be exported.
+        PackageError: `out` cannot be written.
+        VerificationError: the package disagrees with itself or yields NaN.
+        InvalidOption: an unknown option or value.
+    """
+    pipeline = exporter("pipeline")
+    return pipeline.export(source, out, pipeline.export_options(options))
+
+
+def load(
+    package: str | Path, device: str = "auto", threads: int | None = None, max_length: int | None = None
+) -> DecoderModel:
+    """Loads a package.
+
+    Args:
+        package: a package folder, or a name of the catalogue (exported at first use into the user's cache folder).
+        device: "auto" or an execution provider's short name.
+        threads: threads inside an operator; None leaves the choice to ONNX Runtime.
+        max_length: most positions of prompt and new tokens together; None allows the package's whole context. Memory is
+            taken as sequences grow, so a large value costs nothing by itself.
+
+    Raises:
+        PackageError: the package cannot be opened.
+        ProviderError: ONNX Runtime or the provider is missing.
+        InvalidOption: a value out of range.
+    """
+    from edgelm.package import Package
+    from edgelm.providers import find_provider
+    from edgelm.text_generation import DecoderModel
+
+    opened = Package.open(find_package(package))
+    if opened.manifest.family != "decoder":
+        raise ManifestError(
+            f"{opened.path} is of family {opened.manifest.family!r}; this edgelm runs decoders, update it"
+        )
+    provider = find_provider(device, package_device=opened.manifest.device)
+    return DecoderModel(opened, provider, threads=threads, max_length=max_length)
+
+
+def find_package(package: str | Path) -> Path:
+    """The folder of a package given by path, or by a catalogue name that is exported on first use."""
+    from edgelm.home import packages_folder
+    from edgelm.package import MANIFEST
+
+    path = Path(package)
+    if path.exists() or not isinstance(package, str) or len(path.parts) != 1:
+        return path
+    target = packages_folder() / package
+    if not (target / MANIFEST).is_file():
+        catalogue = exporter("catalogue")
+        if package not in catalogue.names():
+            raise ManifestError(
+                f"{package} is neither a package folder nor a name of the catalogue ({', '.join(catalogue.names())}); "
+                "make a package with edgelm export"
+            )
+        export(package, target)
+    return target
+
+
+def exporter(module: str) -> Any:
+    """A module of the exporter, the one place where the runtime reaches for it.
+
+    Raises:
+        CheckpointError: the exporter's dependencies are not installed.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(f"edgelm_export.{module}")
+    except ModuleNotFoundError as error:
+        raise CheckpointError(
+            f"exporting needs {error.name}, which is not installed: pip install 'edgelm[export]'"
+        ) from error

@@ -1,0 +1,94 @@
+"""edgelm export SOURCE: a checkpoint becomes a package."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgelm.api import exporter
+from edgelm.package import Package
+
+
+@click.command()
+@click.argument("source")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder of the package. [default: NAME-PRECISION]"
+)
+@click.option(
+    "--precision", default="int4", show_default=True, help="fp32, fp16, int8, int4, or int4-plain (round to nearest)."
+)
+@click.option("--block-size", type=int, help="Weights that share a scale: a power of two from 16.")
+@click.option("--context-length", type=int, help="Longest context to support. [default: the checkpoint's]")
+@click.option("--device", default="cpu", show_default=True, help="Execution provider the package is for.")
+@click.option("--revision", help="Branch, tag or commit of a hub id.")
+@click.option("--offline", is_flag=True, help="Use only what is on disk already.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="File of glob -> format rules, instead of --precision.")
+@click.option("--no-verify", is_flag=True, help="Do not compare the package with the float graph.")
+@click.option("--force", is_flag=True, help="Replace a package that is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object about the package.")
+def command(source: str, output: Path | None, no_verify: bool, as_json: bool, **options: Any) -> None:
+    """Export SOURCE to a package.
+
+    SOURCE is a folder in hub layout, a .gguf file, a hub id (owner/name) or a name from `edgelm models`.
+    """
+    pipeline = exporter("pipeline")
+    target = output or default_output(source, options["precision"])
+    chosen = pipeline.export_options({**options, "verify": not no_verify})
+    package: Package = pipeline.export(source, target, chosen, say=_say)
+    if as_json:
+        click.echo(json.dumps(summary(package), ensure_ascii=False))
+    else:
+        click.echo(describe(package))
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def default_output(source: str, precision: str) -> Path:
+    """A folder named after the source, in the current directory."""
+    stem = Path(source).name.removesuffix(".gguf") or "model"
+    return Path(f"{re.sub(r'[^A-Za-z0-9._-]', '-', stem)}-{precision}")
+
+
+def summary(package: Package) -> dict[str, Any]:
+    """What --json prints."""
+    m = package.manifest
+    return {
+        "package": str(package.path),
+        "architecture": m.architecture,
+        "precision": m.precision,
+        "parameters": m.parameters,
+        "bytes": package.size,
+        "context_length": m.context_length,
+        "quality": dict(m.quality),
+        "notes": list(m.notes),
+    }
+
+
+def describe(package: Package) -> str:
+    """The package and its quality for people."""
+    m = package.manifest
+    lines = [
+        f"{package.path}: {m.architecture}, {m.parameters / 1e6:,.1f} M parameters, {m.precision}, {package.size / 1e6:,.1f} MB"
+    ]
+    for way in ("prefill", "decode"):
+        if way in m.quality:
+            lines.append(f"  {way:<8} {_figures(m.quality[way])}")
+    if "skipped" in m.quality:
+        lines.append(f"  quality not measured, {m.quality['skipped']}")
+    elif not m.quality:
+        lines.append("  quality not measured (--no-verify)")
+    lines.extend(f"  note: {note}" for note in m.notes)
+    return "\n".join(lines)
+
+
+def _figures(q: dict[str, Any]) -> str:
+    return (
+        f"KL divergence mean {q['mean_kld']:.4f}, p99 {q['p99_kld']:.4f}; top-1 agreement {q['top1_agreement']:.1%}; "
+        f"perplexity {q['perplexity_reference']:.2f} -> {q['perplexity']:.2f} ({q['tokens']:,} tokens)"
+    )

@@ -1,0 +1,71 @@
+"""edgelm inspect SOURCE|PACKAGE: what it is and what it costs, from headers alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from edgelm.api import exporter
+from edgelm.package import MANIFEST, Package
+
+
+@click.command()
+@click.argument("source")
+@click.option("--revision", help="Branch, tag or commit of a hub id.")
+@click.option("--offline", is_flag=True, help="Use only what is on disk already.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(source: str, revision: str | None, offline: bool, as_json: bool) -> None:
+    """Describe SOURCE: a package folder, or anything `edgelm export` takes. No weight is read."""
+    if (Path(source) / MANIFEST).is_file():
+        facts = package_facts(Package.open(source))
+    else:
+        facts = exporter("inspection").inspect_checkpoint(source, revision=revision, offline=offline)
+    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else describe(facts))
+
+
+def package_facts(package: Package) -> dict[str, Any]:
+    """Facts of a package, from its manifest."""
+    m = package.manifest
+    return {
+        "package": str(package.path),
+        "family": m.family,
+        "task": m.task,
+        "architecture": m.architecture,
+        "parameters": m.parameters,
+        "precision": m.precision,
+        "bytes": package.size,
+        "context_length": m.context_length,
+        "vocab_size": m.vocab_size,
+        "cache_bytes_per_1000_tokens": 1000 * m.cache.bytes_per_token,
+        "device": m.device,
+        "source": {key: value for key, value in m.source.items() if key != "files"},
+        "recipe": dict(m.recipe),
+        "quality": dict(m.quality),
+        "versions": dict(m.versions),
+        "notes": list(m.notes),
+    }
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """The facts for people, one a line; byte counts as MB."""
+    lines: list[str] = []
+    for key, value in facts.items():
+        if value in ([], {}):
+            continue
+        label = key.replace("_bytes", "").replace("bytes", "size").replace("_", " ")
+        lines.append(f"{label + ':':<28}{_value(key, value)}")
+    return "\n".join(lines)
+
+
+def _value(key: str, value: Any) -> str:
+    if isinstance(value, dict):
+        items = cast(dict[str, Any], value).items()
+        return ", ".join(f"{name} {_value(key if 'bytes' in key else name, item)}" for name, item in items)
+    if isinstance(value, list):
+        return "; ".join(str(item) for item in cast(list[Any], value))
+    if isinstance(value, int) and "bytes" in key:
+        return f"{value / 1e6:,.1f} MB"
+    return f"{value:,}" if isinstance(value, int) else str(value)

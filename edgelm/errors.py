@@ -1,0 +1,88 @@
+"""Every error edgelm raises on purpose. A message says what, where, and what to do next.
+
+EdgeLMError
+├── CheckpointError             the checkpoint given to `export` or `inspect`
+│   ├── UnsupportedArchitecture no definition for its model type
+│   ├── UnsupportedConfig       known type, but values no block implements (all listed at once)
+│   ├── MissingWeights          tensors the architecture wants and the checkpoint lacks (all listed)
+│   ├── UnusedWeights           tensors the checkpoint has and nothing reads (all listed)
+│   ├── WrongShape              a tensor whose shape contradicts the config
+│   └── CorruptFile             a file whose header, offsets or size lie
+├── PackageError                a package folder
+│   ├── ManifestError           edgelm.json is missing, unreadable or incomplete; a file is missing or unsafe
+│   ├── DigestError             a file differs from what the manifest recorded
+│   └── VersionError            written by a newer edgelm
+├── ProviderError               ONNX Runtime or an execution provider is missing, doubled or refuses
+├── GenerationError             a request to a loaded model
+│   ├── ContextOverflow         prompt plus new tokens exceed the context
+│   └── InvalidOption           an unknown option, or a value out of range
+└── VerificationError           an export that disagrees with itself or with its source
+"""
+
+
+class EdgeLMError(Exception):
+    """Base of all errors above; the command line shows it as one line and exits with 1."""
+
+
+class CheckpointError(EdgeLMError):
+    """The checkpoint cannot be exported."""
+
+
+class UnsupportedArchitecture(CheckpointError):
+    """No architecture is registered for this model type."""
+
+
+class UnsupportedConfig(CheckpointError):
+    """The config asks for something no block implements."""
+
+
+class MissingWeights(CheckpointError):
+    """The checkpoint lacks tensors."""
+
+
+class UnusedWeights(CheckpointError):
+    """The checkpoint holds tensors that nothing reads."""
+
+
+class WrongShape(CheckpointError):
+    """A tensor's shape contradicts the config."""
+
+
+class CorruptFile(CheckpointError):
+    """A file's header, offsets or size cannot be true."""
+
+
+class PackageError(EdgeLMError):
+    """The package cannot be opened."""
+
+
+class ManifestError(PackageError):
+    """The manifest, or a file it names, is missing or unusable."""
+
+
+class DigestError(PackageError):
+    """A file differs from what the manifest recorded."""
+
+
+class VersionError(PackageError):
+    """The package format is newer than this edgelm."""
+
+
+class ProviderError(EdgeLMError):
+    """ONNX Runtime or an execution provider is not usable."""
+
+
+class GenerationError(EdgeLMError):
+    """A request to a loaded model cannot be carried out."""
+
+
+class ContextOverflow(GenerationError):
+    """The prompt does not fit into the context."""
+
+
+class InvalidOption(GenerationError):
+    """An unknown option or a value out of range."""
+
+
+class VerificationError(EdgeLMError):
+    """The package disagrees with itself or with its source."""

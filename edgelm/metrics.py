@@ -1,0 +1,93 @@
+"""How long one generation took: the moments the loop reports in, one frozen set of figures out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Figures of one generation; None where there is nothing to measure.
+
+    `ttft_ms` is the time from the request to the first token, `tpot_ms` the mean time of each token after it, and
+    `decode_tokens_per_second` counts those tokens too. `peak_memory_mib` is the highest resident memory of the process
+    so far.
+    """
+
+    prompt_tokens: int
+    new_tokens: int
+    ttft_ms: float | None
+    tpot_ms: float | None
+    prefill_tokens_per_second: float | None
+    decode_tokens_per_second: float | None
+    peak_memory_mib: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values, ready for JSON."""
+        return asdict(self)
+
+
+class Recorder:
+    """Notes the moments of one generation; it starts when it is made.
+
+    Call `prefilled` when the prompt's logits are there, `first_token` when the first token is chosen, `token` for each
+    one after it (for the first as well, if the loop does not tell them apart), and `finish` once at the end.
+    """
+
+    def __init__(self, prompt_tokens: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._prompt_tokens = prompt_tokens
+        self._new_tokens = 0
+        self._prefilled: float | None = None
+        self._first = self._last = self._start = clock()
+
+    def prefilled(self) -> None:
+        """The prompt is in the cache."""
+        self._prefilled = self._clock()
+
+    def first_token(self) -> None:
+        """The first token is chosen."""
+        self.token()
+
+    def token(self) -> None:
+        """One more token is chosen."""
+        self._last = self._clock()
+        self._new_tokens += 1
+        if self._new_tokens == 1:
+            self._first = self._last
+
+    def finish(self) -> Metrics:
+        """The figures so far."""
+        later, decode = self._new_tokens - 1, self._last - self._first
+        prefill = None if self._prefilled is None else self._prefilled - self._start
+        return Metrics(
+            prompt_tokens=self._prompt_tokens,
+            new_tokens=self._new_tokens,
+            ttft_ms=(self._first - self._start) * 1000 if self._new_tokens else None,
+            tpot_ms=decode / later * 1000 if later > 0 else None,
+            prefill_tokens_per_second=self._prompt_tokens / prefill if prefill else None,
+            decode_tokens_per_second=later / decode if later > 0 and decode > 0 else None,
+            peak_memory_mib=peak_memory_mib(),
+        )
+
+
+def peak_memory_mib(status: Path = Path("/proc/self/status")) -> float | None:
+    """The highest resident memory this process had, in MiB; None where the system does not tell (Windows)."""
+    try:
+        lines = status.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)  # macOS counts bytes, others KiB

@@ -1,0 +1,177 @@
+"""The package directory: manifest read and checked, files checked against it, so that nothing unverified is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from edgelm.errors import DigestError, ManifestError, VersionError
+from edgelm.signature import CacheGeometry
+
+MANIFEST = "edgelm.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What edgelm.json says. Field names are its keys; docs/package-format.md describes them."""
+
+    family: str
+    task: str
+    architecture: str
+    programs: Mapping[str, str]  # program name -> its .onnx file
+    cache: CacheGeometry
+    context_length: int
+    vocab_size: int
+    parameters: int
+    device: str
+    precision: str
+    recipe: Mapping[str, Any]
+    source: Mapping[str, Any]
+    files: Mapping[str, Mapping[str, Any]]  # path in the package -> {"sha256", "size"}
+    generation: Mapping[str, Any]
+    quality: Mapping[str, Any]
+    versions: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    format_version: int = FORMAT_VERSION
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def to_json(self) -> str:
+        """The manifest's text; the same manifest gives the same bytes."""
+        values = {key: value for key, value in vars(self).items() if key != "extra"}
+        values["cache"] = vars(self.cache)
+        return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Package:
+    """An opened package: its folder and its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> Package:
+        """Reads the manifest and checks that every file is there with its recorded size; contents are checked by `verify_digests`.
+
+        Raises:
+            ManifestError: no manifest, an unreadable or incomplete one, or a file that is missing or lies outside the folder.
+            VersionError: the package format is newer than this edgelm.
+            DigestError: a file's size differs from the recorded one.
+        """
+        folder = Path(path)
+        manifest = _read_manifest(folder)
+        for name, entry in manifest.files.items():
+            file = _inside(folder, name)
+            if not file.is_file():
+                raise ManifestError(f"{folder}: {name} is missing; export the package again or copy it whole")
+            if file.stat().st_size != entry["size"]:
+                raise DigestError(
+                    f"{folder}: {name} has {file.stat().st_size:,} bytes, the manifest says {entry['size']:,}; "
+                    "the copy is incomplete or was changed, export or copy it again"
+                )
+        for program, name in manifest.programs.items():
+            if name not in manifest.files:
+                raise ManifestError(
+                    f"{folder}: program {program!r} names {name}, which is not among the package's files"
+                )
+        return cls(folder, manifest)
+
+    def verify_digests(self) -> None:
+        """Compares every file's SHA-256 with the manifest.
+
+        Raises:
+            DigestError: a file was changed.
+        """
+        for name, entry in self.manifest.files.items():
+            with (self.path / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != entry["sha256"]:
+                raise DigestError(
+                    f"{self.path}: {name} was changed since the export (SHA-256 {found[:12]}…, recorded {entry['sha256'][:12]}…); "
+                    "export it again or fetch a clean copy"
+                )
+
+    def program(self, name: str) -> Path:
+        """The graph file of a program.
+
+        Raises:
+            ManifestError: the package has no such program.
+        """
+        if name not in self.manifest.programs:
+            raise ManifestError(f"{self.path}: has no program {name!r} (it has {', '.join(self.manifest.programs)})")
+        return self.path / self.manifest.programs[name]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files, without the manifest."""
+        return sum(entry["size"] for entry in self.manifest.files.values())
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise ManifestError(f"{folder} is not an edgelm package: it has no {MANIFEST}; make one with edgelm export")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ManifestError(f"{file} cannot be read: {error}; export the package again") from error
+    if not isinstance(raw, dict):
+        raise ManifestError(f"{file} is not a manifest; export the package again")
+    values = cast(dict[str, Any], raw)
+    version = values.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise ManifestError(f"{file}: format_version is {version!r}, expected a whole number from 1")
+    if version > FORMAT_VERSION:
+        raise VersionError(
+            f"{folder} has package format {version}; this edgelm reads up to {FORMAT_VERSION}. Update it: pip install -U edgelm"
+        )
+    return _manifest_from(values, file)
+
+
+_TYPES: Mapping[str, type] = {
+    "family": str, "task": str, "architecture": str, "programs": dict, "cache": dict, "context_length": int, "vocab_size": int,
+    "parameters": int, "device": str, "precision": str, "recipe": dict, "source": dict, "files": dict, "generation": dict,
+    "quality": dict, "versions": dict, "notes": list,
+}  # fmt: skip
+
+
+def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
+    wrong = [key for key, kind in _TYPES.items() if not isinstance(values.get(key), kind)]
+    if wrong:
+        raise ManifestError(
+            f"{file}: these fields are missing or of the wrong kind: {', '.join(wrong)}; export the package again"
+        )
+    for name, entry in cast(dict[str, dict[str, Any]], values["files"]).items():
+        _inside(file.parent, name)
+        if not isinstance(cast(Any, entry), dict) or not _is_file_entry(entry):
+            raise ManifestError(f"{file}: the entry of {name} lacks its size or sha256")
+    try:
+        cache = CacheGeometry(**values["cache"])
+        if min(cache.num_layers, cache.num_key_value_heads, cache.head_dim, cache.bytes_per_token) < 1:
+            raise ValueError("sizes must be positive")
+    except (TypeError, KeyError, ValueError) as error:
+        raise ManifestError(f"{file}: the cache geometry is not usable: {error}") from error
+    known = {key: values[key] for key in _TYPES if key not in ("cache", "notes")}
+    extra = {key: value for key, value in values.items() if key not in _TYPES and key != "format_version"}
+    return Manifest(**known, cache=cache, notes=tuple(map(str, values["notes"])), extra=extra)
+
+
+def _is_file_entry(entry: dict[str, Any]) -> bool:
+    return isinstance(entry.get("size"), int) and isinstance(entry.get("sha256"), str)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not path.parts:
+        raise ManifestError(
+            f"{folder}: the manifest names {name!r}, a path that leaves the package; it is not safe to open"
+        )
+    file = folder / name
+    if file.is_symlink() or not file.resolve().is_relative_to(folder.resolve()):
+        raise ManifestError(f"{folder}: {name!r} is a link out of the package; it is not safe to open")
+    return file

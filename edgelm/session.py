@@ -1,0 +1,77 @@
+"""Opens a program on a provider and binds buffers to its inputs and outputs. Knows no tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.errors import ProviderError
+from edgelm.providers import Provider
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+class Program:
+    """A graph loaded into ONNX Runtime; several bindings may run on it."""
+
+    def __init__(self, path: Path, provider: Provider, threads: int | None = None) -> None:
+        """Loads the graph.
+
+        Args:
+            path: the .onnx file.
+            provider: where it runs.
+            threads: threads inside an operator; None leaves the choice to ONNX Runtime (one a physical core).
+
+        Raises:
+            ProviderError: ONNX Runtime refuses the graph.
+        """
+        import onnxruntime  # lazy, so that `import edgelm` stays light
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        for key, value in provider.session_config.items():
+            options.add_session_config_entry(key, value)
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider.ort_name])
+        except Exception as error:  # ONNX Runtime raises bare and undocumented types
+            raise ProviderError(f"ONNX Runtime {onnxruntime.__version__} refuses {path}: {error}") from error
+
+    def binding(self) -> Binding:
+        """A fresh set of bound buffers."""
+        return Binding(self)
+
+
+class Binding:
+    """Buffers bound to a program's inputs and outputs by name, kept alive here, read and written in place by `run`."""
+
+    def __init__(self, program: Program) -> None:
+        self._session = program.session
+        self._io = program.session.io_binding()
+        self._values: dict[str, onnxruntime.OrtValue] = {}
+
+    def bind(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> None:
+        """Binds arrays without copying them; each must stay contiguous and in place for as long as it is bound."""
+        import onnxruntime
+
+        for name, array in inputs.items():
+            self._values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+            self._io.bind_ortvalue_input(name, self._values[name])
+        for name, array in outputs.items():
+            self._values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+            self._io.bind_ortvalue_output(name, self._values[name])
+
+    def run(self) -> None:
+        """Executes the program on what is bound; outputs land in their buffers."""
+        self._session.run_with_iobinding(self._io)
+
+
+def buffer(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """A zeroed array to bind. Pages of it cost memory only once they are written."""
+    return np.zeros(shape, dtype)

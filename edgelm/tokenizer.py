@@ -1,0 +1,186 @@
+"""tokenizer.json and tokenizer_config.json in, text <-> ids out.
+
+Both directions agree with transformers 5. The post-processor in tokenizer.json alone says which special tokens are
+added: add_bos_token and add_eos_token of tokenizer_config.json count for nothing, as in transformers 5 wherever there is
+a tokenizer.json. (transformers 4 let them overrule the post-processor for its Llama, Code Llama, Gemma and Cohere classes.)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from edgelm.errors import InvalidOption, ManifestError
+from edgelm.text_stream import TEXT_CLEANUP, ReplaceText, Stage, TextStream, WholeText, build_stages
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+
+class Tokenizer:
+    """Text to ids and back; `special_tokens` are those tokenizer_config.json names, for chat templates."""
+
+    def __init__(self, backend: Backend, config: Mapping[str, Any]) -> None:
+        """Wraps a tokenizer of the tokenizers library.
+
+        Args:
+            backend: is changed: padding and truncation go, special tokens of the config are marked as such.
+            config: tokenizer_config.json, or an empty mapping.
+        """
+        self.special_tokens = _special_tokens(config)
+        _mark_special(backend, [*self.special_tokens.values(), *_extra_special_tokens(config)])
+        backend.no_padding()
+        backend.no_truncation()
+        self._backend = backend
+        self._decoder = _decoder_spec(backend)
+        self._special_ids = frozenset(i for i, token in backend.get_added_tokens_decoder().items() if token.special)
+        # transformers 5 cleans up for every model but BPE, whose own spaces it would eat.
+        clean_up = config.get("clean_up_tokenization_spaces") is True and type(backend.model).__name__ != "BPE"
+        self._cleanup = TEXT_CLEANUP if clean_up else ()
+        self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Tokenizer:
+        """Reads tokenizer.json and, if it is there, tokenizer_config.json.
+
+        Raises:
+            ManifestError: tokenizer.json is missing, or one of the files cannot be read.
+        """
+        path = folder / "tokenizer.json"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise ManifestError(f"{path} is missing; export the model again") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ManifestError(f"{path} cannot be read ({error}); export the model again") from error
+        return cls(_parse(text, path), read_tokenizer_config(folder))
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Ids of a text. Special tokens written out in the text become their ids, as in transformers.
+
+        Raises:
+            InvalidOption: the text holds half a surrogate pair, so it is no Unicode text.
+        """
+        try:
+            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except TypeError as error:
+            half = next((i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
+            if half is None:
+                raise
+            raise InvalidOption(
+                f"the text holds half a surrogate pair (U+{ord(text[half]):04X}) at position {half}; "
+                "decode your input as UTF-8 (or with errors='replace')"
+            ) from error
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of ids; ids without a token (a model's padded rows) give nothing.
+
+        Raises:
+            InvalidOption: an id no vocabulary can hold.
+        """
+        try:
+            text = self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        except OverflowError as error:
+            wrong = next(i for i in ids if not 0 <= i < 2**32)
+            raise InvalidOption(f"token id {wrong} is outside 0..{self.vocab_size - 1}") from error
+        for old, new in self._cleanup:
+            text = text.replace(old, new)
+        return text
+
+    def stream(self, *, skip_special_tokens: bool = True) -> TextStream:
+        """A fresh stream that decodes one id at a time to the same text as `decode`."""
+        stages: list[Stage] | None = build_stages(self._decoder)
+        if stages is None:
+            stages = [WholeText(lambda tokens: self._backend.decoder.decode(tokens))]
+        stages += [ReplaceText(old, new) for old, new in self._cleanup]
+        return TextStream(self._token_of(skip_special_tokens), stages)
+
+    def token_id(self, text: str) -> int | None:
+        """Id of the token spelled exactly so, added tokens included."""
+        return self._backend.token_to_id(text)
+
+    def _token_of(self, skip_special_tokens: bool) -> Callable[[int], str | None]:
+        lookup, hidden = self._backend.id_to_token, self._special_ids if skip_special_tokens else frozenset[int]()
+        return lambda token_id: None if token_id in hidden else lookup(token_id)
+
+
+def read_tokenizer_config(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json of a folder, with the special tokens of an older special_tokens_map.json; {} without one.
+
+    Raises:
+        ManifestError: a file is there but is no JSON object.
+    """
+    config = _read_object(folder / "tokenizer_config.json")
+    if "added_tokens_decoder" in config:  # as transformers: only configs from before that key need the second file
+        return config
+    return config | _read_object(folder / "special_tokens_map.json")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ManifestError(f"{path} cannot be read ({error}); export the model again") from error
+    if not isinstance(value, dict):
+        raise ManifestError(f"{path} is no JSON object; export the model again")
+    return cast("dict[str, Any]", value)
+
+
+def _parse(text: str, path: Path) -> Backend:
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        return Backend.from_str(text)
+    except BaseException as error:
+        # A Rust panic arrives as PanicException, which is no Exception and has no importable name.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ManifestError(f"{path} is no tokenizer ({error}); export the model again") from error
+
+
+def _decoder_spec(backend: Backend) -> dict[str, Any] | None:
+    """The decoder as tokenizer.json spells it. Its pickled state is that JSON: the whole file need not be written out."""
+    if backend.decoder is None:
+        return None
+    return json.loads(cast("bytes", backend.decoder.__getstate__()))
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    named = {key: _content(value) for key, value in config.items() if key.endswith("_token")}
+    extra = config.get("extra_special_tokens")
+    if isinstance(extra, Mapping):  # a model's own names, such as image_token
+        named |= {str(key): _content(value) for key, value in cast("Mapping[Any, Any]", extra).items()}
+    return {key: token for key, token in named.items() if token is not None}
+
+
+def _extra_special_tokens(config: Mapping[str, Any]) -> list[str]:
+    listed: Any = config.get("extra_special_tokens") or config.get("additional_special_tokens")
+    declared: Any = config.get("added_tokens_decoder")
+    entries: list[Any] = [*listed] if isinstance(listed, list) else []
+    if isinstance(declared, Mapping):
+        tokens = cast("Mapping[str, Any]", declared).values()
+        entries += [token for token in tokens if isinstance(token, Mapping) and cast("Any", token).get("special")]
+    return [token for token in map(_content, entries) if token is not None]
+
+
+def _content(value: Any) -> str | None:
+    """A token as tokenizer_config.json spells it: its text, or an object with its text and flags."""
+    if isinstance(value, Mapping):
+        value = cast("Mapping[str, Any]", value).get("content")
+    return value if isinstance(value, str) and value else None
+
+
+def _mark_special(backend: Backend, tokens: Sequence[str]) -> None:
+    """Make special tokens of tokens that are in the vocabulary only; the vocabulary never grows past the model's."""
+    from tokenizers import AddedToken
+
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    missing = [
+        token for token in dict.fromkeys(tokens) if token not in added and backend.token_to_id(token) is not None
+    ]
+    if missing:
+        cast(Any, backend).add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])

@@ -1,0 +1,1 @@
+"""edgelm_export: turns checkpoints into packages. Start with `pipeline.export`."""

@@ -1,0 +1,73 @@
+"""Architecture, weights, recipe and provider in; finished graphs and their data out. The same code plans (counts bytes) and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgelm.providers import Provider
+from edgelm_export.architectures.base import Architecture
+from edgelm_export.checkpoint.base import Checkpoint
+from edgelm_export.config import ModelConfig
+from edgelm_export.graph import GraphBuilder, Produce, Store
+from edgelm_export.names import source_of
+from edgelm_export.quantize.recipe import Recipe
+from edgelm_export.weights import Weights
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint understood: what an assembly needs besides a recipe and a place to write."""
+
+    checkpoint: Checkpoint
+    config: ModelConfig
+    architecture: Architecture
+
+
+class Plan:
+    """A store that only counts: bytes and tensors that an export would write."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self.tensors = 0
+
+    def add(self, dtype: np.dtype[Any], shape: Sequence[int], produce: Produce) -> tuple[str, int, int]:
+        """Counts the tensor; its rows are never asked for."""
+        length = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        self.nbytes += length
+        self.tensors += 1
+        return "plan", 0, length
+
+
+def assemble(
+    model: Model, recipe: Recipe, provider: Provider, store_for: Callable[[str], Store], taps: Sequence[str] = ()
+) -> Mapping[str, ir.Model]:
+    """Builds every program of the architecture; weights go to `store_for(program)` as they are quantized.
+
+    Raises:
+        MissingWeights, UnusedWeights, WrongShape: the checkpoint does not fit the architecture; with a plan as store, this is
+            known before a byte is read.
+    """
+    names = model.architecture.names[model.checkpoint.format](model.config)
+    ignored = dict(model.architecture.ignored)
+    if model.config.tie_word_embeddings:
+        ignored[source_of(names, "lm_head.weight").name] = "tied: the token table is the head"
+    weights = Weights(model.checkpoint, names, ignored)
+    programs: dict[str, ir.Model] = {}
+    for name, build in model.architecture.programs.items():
+        g = GraphBuilder(weights, recipe, provider, store_for(name), taps)
+        build(g, model.config)
+        programs[name] = g.finish(name)
+    weights.finish()
+    return programs
+
+
+def plan(model: Model, recipe: Recipe, provider: Provider) -> Plan:
+    """What an export would write, from headers alone; raises as `assemble` does."""
+    counted = Plan()
+    assemble(model, recipe, provider, lambda _: counted)
+    return counted

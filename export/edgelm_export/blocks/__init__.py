@@ -1,0 +1,1 @@
+"""Blocks: functions of a GraphBuilder and a hidden state that return the next one. Architectures compose them."""

@@ -1,0 +1,23 @@
+"""The two ends of a decoder program: token ids in, logits of the asked positions out."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from edgelm import signature
+from edgelm_export.blocks.linear import embedding, lm_head
+from edgelm_export.config import ModelConfig
+from edgelm_export.graph import GraphBuilder
+
+
+def decoder_input(g: GraphBuilder, c: ModelConfig) -> ir.Value:
+    """Embedded tokens of this call, [batch, sequence, hidden_size]."""
+    return embedding(g, g.input(signature.INPUT_IDS), c)
+
+
+def decoder_output(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> None:
+    """Logits at `logits_index` only: the head is the largest projection of a small model, and prefill needs one row of it."""
+    index = g.op("Unsqueeze", g.input(signature.LOGITS_INDEX), g.constant(np.array([-1], np.int64)))  # [batch, n, 1]
+    asked = g.op("GatherND", x, index, batch_dims=1)  # [batch, n, hidden_size]
+    g.output(signature.Port(signature.LOGITS, "float32", ("batch", "n", c.vocab_size)), lm_head(g, asked, c))

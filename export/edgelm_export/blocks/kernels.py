@@ -1,0 +1,97 @@
+"""The fused operators of ONNX Runtime (domain com.microsoft), each behind one function; facts that differ by provider come from its entry.
+
+Layout of a quantized weight [n, k] in MatMulNBits, 4 bits: row by row, block by block, low nibble first.
+
+    packed  uint8 [n, k / block, block / 2]   byte j of a block = value 2j | value 2j+1 << 4
+    scales  float [n, k / block]              value = scale * (q - zero point), zero point 8 unless given
+    zeros   uint8 [n, ceil(k / block / 2)]    packed the same way along the blocks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from edgelm_export.config import ModelConfig
+from edgelm_export.graph import CONTRIB, GraphBuilder
+from edgelm_export.quantize.formats import Format
+
+if TYPE_CHECKING:
+    from edgelm_export.blocks.attention import Step
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A stored weight [n, k] in a block format: the values of its initializers."""
+
+    n: int
+    k: int
+    format: Format
+    packed: ir.Value
+    scales: ir.Value
+    zero_points: ir.Value | None
+
+
+def matmul_nbits(g: GraphBuilder, x: ir.Value, weight: QuantizedWeight, bias: ir.Value | None = None) -> ir.Value:
+    """x @ weight.T + bias with the weight dequantized on the fly."""
+    inputs = [x, weight.packed, weight.scales, weight.zero_points, None, bias]
+    while inputs[-1] is None:
+        inputs.pop()
+    attributes = {"K": weight.k, "N": weight.n, "bits": weight.format.bits, "block_size": weight.format.block_size}
+    return g.op("MatMulNBits", *inputs, domain=CONTRIB, accuracy_level=g.provider.accuracy_level, **attributes)
+
+
+def gather_block_quantized(g: GraphBuilder, ids: ir.Value, weight: QuantizedWeight) -> ir.Value:
+    """Rows `ids` of the weight, dequantized: ids [...] -> [..., k]. Reads the very bytes matmul_nbits reads."""
+    padded = -(-weight.k // weight.format.block_size) * weight.format.block_size
+    table = g.reshaped(weight.packed, (weight.n, padded * weight.format.bits // 8))
+    inputs = [table, ids, weight.scales] + ([weight.zero_points] if weight.zero_points is not None else [])
+    attributes = {
+        "gather_axis": 0,
+        "quantize_axis": 1,
+        "bits": weight.format.bits,
+        "block_size": weight.format.block_size,
+    }
+    rows = g.op("GatherBlockQuantized", *inputs, domain=CONTRIB, **attributes)
+    if padded == weight.k:
+        return rows
+    start, stop, axis = (g.constant(np.array([n], np.int64)) for n in (0, weight.k, -1))
+    return g.op("Slice", rows, start, stop, axis)
+
+
+def matmul_transposed(g: GraphBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
+    """x @ weight.T for a float weight [n, k], so that checkpoints' rows are stored as they come."""
+    return g.op("FusedMatMul", x, weight, domain=CONTRIB, transB=1)
+
+
+def group_query_attention(
+    g: GraphBuilder,
+    queries: Sequence[ir.Value | None],
+    past: Sequence[ir.Value],
+    step: Step,
+    c: ModelConfig,
+    window: int | None,
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Attention with rotary positions over a static cache: (output, present key, present value).
+
+    `queries` is query, key, value, each [batch, sequence, heads * head_dim], or all three packed into the first.
+    """
+    return g.op(
+        "GroupQueryAttention",
+        *queries,
+        *past,
+        step.seqlens_k,
+        step.total_sequence_length,
+        step.cos,
+        step.sin,
+        domain=CONTRIB,
+        outputs=3,
+        num_heads=c.num_attention_heads,
+        kv_num_heads=c.num_key_value_heads,
+        do_rotary=1,
+        local_window_size=window or -1,
+    )

@@ -1,0 +1,118 @@
+"""linear() and the two ends of a model. Every projection passes through here, and here its weight takes the format the recipe gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from edgelm_export.blocks.kernels import QuantizedWeight, gather_block_quantized, matmul_nbits, matmul_transposed
+from edgelm_export.config import ModelConfig
+from edgelm_export.graph import DTYPES, GraphBuilder
+from edgelm_export.quantize.formats import Format
+from edgelm_export.weights import Weight
+
+
+def linear(
+    g: GraphBuilder,
+    x: ir.Value,
+    sizes: Mapping[str, int],
+    in_features: int,
+    *,
+    bias: bool = False,
+    group: str | None = None,
+) -> ir.Value:
+    """One projection, or several of the same input as one: [..., in_features] -> [..., sum of sizes].
+
+    Args:
+        sizes: output width of each projection by canonical name, in the order their outputs stand.
+        group: the name the joined projection goes by in recipes, taps and files; the single name by default.
+    """
+    group = group or next(iter(sizes))
+    weights = [g.weight(f"{name}.weight", (size, in_features)) for name, size in sizes.items()]
+    added = _bias(g, group, sizes) if bias else None
+    return g.tap(group, _project(g, x, g.name(group), weights, added))
+
+
+def split(g: GraphBuilder, x: ir.Value, sizes: Sequence[int]) -> tuple[ir.Value, ...]:
+    """The parts of a joined projection along the last axis."""
+    return g.op("Split", x, g.constant(np.array(sizes, np.int64)), axis=-1, outputs=len(sizes))
+
+
+def embedding(g: GraphBuilder, ids: ir.Value, c: ModelConfig) -> ir.Value:
+    """Rows of the token table: ids [batch, sequence] -> [batch, sequence, hidden_size]."""
+    weights = [g.weight("embed_tokens.weight", (c.vocab_size, c.hidden_size))]
+    name = "lm_head" if c.tie_word_embeddings else "embed_tokens"
+    stored = _store(g, name, weights, g.recipe.format_for(name))
+    if isinstance(stored, QuantizedWeight):
+        return g.tap("embed_tokens", gather_block_quantized(g, ids, stored))
+    return g.tap("embed_tokens", as_activation(g, g.op("Gather", stored, ids, axis=0), stored.dtype))
+
+
+def lm_head(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> ir.Value:
+    """Logits of each hidden state; a tied head is the token table itself, stored once."""
+    table = "embed_tokens" if c.tie_word_embeddings else "lm_head"
+    return _project(g, x, "lm_head", [g.weight(f"{table}.weight", (c.vocab_size, c.hidden_size))], None)
+
+
+def as_activation(g: GraphBuilder, value: ir.Value, dtype: ir.DataType | None = None) -> ir.Value:
+    """`value`, which has `dtype` or its own, in the dtype of activations. ONNX Runtime does this to a stored constant once, at load."""
+    wanted = DTYPES[g.provider.activation_dtype]
+    return value if (dtype or value.dtype) == wanted else g.op("Cast", value, to=wanted)
+
+
+def _project(g: GraphBuilder, x: ir.Value, name: str, weights: Sequence[Weight], bias: ir.Value | None) -> ir.Value:
+    stored = _store(g, name, weights, g.recipe.format_for(name))
+    if isinstance(stored, QuantizedWeight):
+        return matmul_nbits(g, x, stored, bias)
+    product = matmul_transposed(g, x, as_activation(g, stored))
+    return product if bias is None else g.op("Add", product, bias)
+
+
+def _bias(g: GraphBuilder, group: str, sizes: Mapping[str, int]) -> ir.Value:
+    parts = [g.weight(f"{name}.bias", (size,)) for name, size in sizes.items()]
+    total = sum(sizes.values())
+    return as_activation(
+        g, g.stored(g.name(f"{group}.bias"), "float32", (total,), lambda: (part.read() for part in parts))
+    )
+
+
+def _store(g: GraphBuilder, name: str, weights: Sequence[Weight], form: Format) -> ir.Value | QuantizedWeight:
+    """Joins the weights' rows, in the format asked for, piece by piece."""
+    n, k = sum(weight.shape[0] for weight in weights), weights[0].shape[1]
+    if form.bits >= 16:
+        dtype = np.dtype(form.dtype)
+        chunks = (chunk.astype(dtype, copy=False) for weight in weights for chunk in weight.chunks())
+        return g.stored(f"{name}.weight", dtype.name, (n, k), lambda: chunks)
+    return _store_quantized(g, name, weights, form, (n, k))
+
+
+def _store_quantized(
+    g: GraphBuilder, name: str, weights: Sequence[Weight], form: Format, shape: tuple[int, int]
+) -> QuantizedWeight:
+    n, k = shape
+    blocks = -(-k // form.block_size)
+    scales: list[np.ndarray] = []
+    zero_points: list[np.ndarray] = []
+
+    def packed() -> Iterator[np.ndarray]:
+        for weight in weights:
+            for chunk in weight.chunks():
+                part = form.quantize(chunk)
+                scales.append(part.scales)
+                if part.zero_points is not None:
+                    zero_points.append(part.zero_points)
+                yield part.packed
+
+    stored = g.stored(f"{name}.packed", "uint8", (n, blocks, form.block_size * form.bits // 8), packed)
+    scale = g.stored(
+        f"{name}.scales",
+        form.scale_dtype,
+        (n, blocks),
+        lambda: (s.astype(form.scale_dtype, copy=False) for s in scales),
+    )
+    zeros = None
+    if not form.symmetric:
+        zeros = g.stored(f"{name}.zero_points", "uint8", (n, -(-blocks * form.bits // 8)), lambda: zero_points)
+    return QuantizedWeight(n, k, form, stored, as_activation(g, scale), zeros)

@@ -1,0 +1,19 @@
+"""Feed-forward layers."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from edgelm_export.blocks.activations import activation
+from edgelm_export.blocks.linear import linear, split
+from edgelm_export.config import ModelConfig
+from edgelm_export.graph import GraphBuilder
+
+
+def gated_mlp(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> ir.Value:
+    """down_proj(act(gate_proj(x)) * up_proj(x)) (Shazeer 2020, arXiv:2002.05202); gate and up are one projection."""
+    size = c.intermediate_size
+    both = linear(g, x, {"gate_proj": size, "up_proj": size}, c.hidden_size, bias=c.mlp_bias, group="gate_up_proj")
+    gate, up = split(g, both, (size, size))
+    h = g.op("Mul", activation(g, gate, c.hidden_act), up)
+    return g.tap("mlp", linear(g, h, {"down_proj": c.hidden_size}, size, bias=c.mlp_bias))

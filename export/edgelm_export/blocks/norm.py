@@ -1,0 +1,23 @@
+"""Normalization layers."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from edgelm_export.graph import GraphBuilder
+
+
+def rms_norm(g: GraphBuilder, x: ir.Value, name: str, size: int, epsilon: float) -> ir.Value:
+    """x / sqrt(mean(x^2) + epsilon) * weight over the last axis of `size` (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+    weight = g.weight(f"{name}.weight", (size,))
+    scale = g.stored(weight.name, "float32", (size,), lambda: [weight.read()])
+    return g.op("RMSNormalization", x, scale, axis=-1, epsilon=epsilon)
+
+
+def head_norm(g: GraphBuilder, x: ir.Value, name: str, head_dim: int, epsilon: float) -> ir.Value:
+    """RMS norm of each head apart: [batch, sequence, heads * head_dim] -> the same."""
+    heads = g.op(
+        "Reshape", x, g.constant(np.array([0, 0, -1, head_dim], np.int64))
+    )  # [batch, sequence, heads, head_dim]
+    return g.op("Reshape", rms_norm(g, heads, name, head_dim, epsilon), g.constant(np.array([0, 0, -1], np.int64)))

@@ -1,0 +1,132 @@
+"""GGUF metadata in; tokenizer.json, tokenizer_config.json and chat_template.jinja out, ids as llama.cpp gives them.
+
+Where llama.cpp and the model's own tokenizer.json differ (regex dialects, Unicode composition), the model's own is
+followed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from edgelm.errors import UnsupportedConfig
+from edgelm_export.checkpoint.gguf_tokenizer_models import KINDS, Parts
+from edgelm_export.checkpoint.gguf_vocabulary import TokenType, Vocabulary, read_vocabulary, setting
+
+# Texts llama.cpp takes for the end of a turn where the file names no such id (src/llama-vocab.cpp).
+_END_TEXTS = (
+    *("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>"),
+    *("<EOT>", "[EOT]", "<|return|>", "<|call|>", "<end_of_utterance>", "<\uff5cend\u2581of\u2581sentence\uff5c>"),
+)
+
+
+def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
+    """Rebuilds the tokenizer's files from metadata that includes the tokenizer.ggml.* arrays.
+
+    Raises:
+        UnsupportedConfig: an unknown kind of vocabulary or an unknown pre-tokenizer.
+        CorruptFile: arrays of different lengths, ids outside the vocabulary, merges that cannot be.
+    """
+    vocabulary = read_vocabulary(metadata)
+    kind = setting(metadata, "model", "")
+    if kind not in KINDS:
+        raise UnsupportedConfig(
+            f"tokenizer.ggml.model {kind!r} is an unknown kind of vocabulary; known are {', '.join(KINDS)}. "
+            "Export from the model's folder in hub layout, which brings its own tokenizer.json"
+        )
+    parts = KINDS[kind](metadata, vocabulary)
+    tokenizer = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": _added_tokens(vocabulary),
+        "normalizer": parts.normalizer,
+        "pre_tokenizer": parts.pre_tokenizer,
+        "post_processor": _template(vocabulary, parts),
+        "decoder": parts.decoder,
+        "model": parts.model,
+    }
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "add_bos_token": parts.first == "bos_token",
+        "add_eos_token": parts.last == "eos_token",
+    } | {
+        name: vocabulary.tokens[token_id]
+        for name, token_id in vocabulary.ids.items()
+        if name not in ("eot_token", "eom_token")
+    }
+    return {"tokenizer.json": _json(tokenizer), **_config_files(metadata, config)}
+
+
+def end_token_ids(metadata: Mapping[str, Any]) -> list[int]:
+    """Ids that end a generation: eos, end of turn, end of message; the file's eos first.
+
+    Files of chat models often name one of them only, so control tokens that read like an end count too.
+
+    Raises:
+        CorruptFile: as `tokenizer_files`.
+    """
+    vocabulary = read_vocabulary(metadata)
+    named = [vocabulary.ids[name] for name in ("eos_token", "eot_token", "eom_token") if name in vocabulary.ids]
+    texts = {text: i for i in vocabulary.of_type(TokenType.CONTROL) if (text := vocabulary.tokens[i]) in _END_TEXTS}
+    if "<|return|>" in texts and "<|call|>" in texts:  # gpt-oss ends every message, not only the last, with <|end|>
+        texts.pop("<|end|>", None)
+    return list(dict.fromkeys([*named, *sorted(texts.values())]))
+
+
+def _added_tokens(vocabulary: Vocabulary) -> list[dict[str, Any]]:
+    """Tokens matched as a whole in the text: control tokens (left out of decoded text) and user-defined ones."""
+    special = set(vocabulary.of_type(TokenType.CONTROL, TokenType.UNKNOWN))
+    ends = ("bos_token", "eos_token", "eot_token", "eom_token")
+    # Types can be wrong or missing; an end token is no text. Other ids may point at ordinary tokens.
+    special |= {i for name, i in vocabulary.ids.items() if name in ends or not vocabulary.typed}
+    added = sorted(special | set(vocabulary.of_type(TokenType.USER_DEFINED)))
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return [{"id": i, "content": vocabulary.tokens[i], **flags, "special": i in special} for i in added]
+
+
+def _template(vocabulary: Vocabulary, parts: Parts) -> dict[str, Any] | None:
+    first, last = ([name] if name else [] for name in (parts.first, parts.last))
+    tokens = {name: vocabulary.tokens[vocabulary.ids[name]] for name in (*first, *last)}
+    if not tokens:
+        return None
+
+    def wrapped(letter: str, type_id: int, names: Iterable[str] = first) -> list[dict[str, Any]]:
+        special = [
+            [{"SpecialToken": {"id": tokens[name], "type_id": type_id}} for name in part] for part in (names, last)
+        ]
+        return [*special[0], {"Sequence": {"id": letter, "type_id": type_id}}, *special[1]]
+
+    second = wrapped("B", 1, () if parts.last == "sep_token" else first)
+    return {
+        "type": "TemplateProcessing",
+        "single": wrapped("A", 0),
+        "pair": wrapped("A", 0) + second,
+        "special_tokens": {
+            token: {"id": token, "ids": [vocabulary.ids[name]], "tokens": [token]} for name, token in tokens.items()
+        },
+    }
+
+
+def _config_files(metadata: Mapping[str, Any], config: dict[str, Any]) -> dict[str, bytes]:
+    prefix = "tokenizer.chat_template"
+    templates = {
+        key[len(prefix) + 1 :]: text for key, text in metadata.items() if key == prefix or key.startswith(prefix + ".")
+    }
+    for name, text in templates.items():
+        if not isinstance(text, str):
+            raise UnsupportedConfig(f"{prefix} {name or 'default'} is no text; drop it from the file or convert again")
+    if len(templates) > 1:  # one file holds one template; several go where transformers 4 keeps them
+        config = config | {
+            "chat_template": [{"name": name or "default", "template": text} for name, text in templates.items()]
+        }
+    files = {"tokenizer_config.json": _json(config)}
+    if list(templates) == [""]:
+        files["chat_template.jinja"] = templates[""].encode()
+    return files
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()

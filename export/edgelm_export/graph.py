@@ -1,0 +1,156 @@
+"""GraphBuilder: scopes, inputs, outputs, constants and nodes of one program. It knows no model, no format and no provider's operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from edgelm.providers import Provider
+from edgelm.signature import Port
+from edgelm_export.quantize.recipe import Recipe
+from edgelm_export.weights import Weight, Weights
+
+# ONNX Runtime 1.31 loads opset 26 and IR 13 at most; the onnx package would write newer ones by default.
+OPSET, IR_VERSION = 23, 10
+CONTRIB = "com.microsoft"
+
+DTYPES = {
+    "float32": ir.DataType.FLOAT,
+    "float16": ir.DataType.FLOAT16,
+    "bfloat16": ir.DataType.BFLOAT16,
+    "uint8": ir.DataType.UINT8,
+    "int64": ir.DataType.INT64,
+    "int32": ir.DataType.INT32,
+}
+
+Produce = Callable[[], Iterable[np.ndarray]]
+
+
+class Store(Protocol):
+    """Where tensor bytes go: a data file, or a plan that only counts them."""
+
+    def add(self, dtype: np.dtype[Any], shape: Sequence[int], produce: Produce) -> tuple[str, int, int]:
+        """Takes a tensor's rows piece by piece; returns file name, offset and length."""
+        ...
+
+
+class GraphBuilder:
+    """Builds one graph. `weights`, `recipe` and `provider` travel with it so that blocks can emit each weight in its final form."""
+
+    def __init__(
+        self, weights: Weights, recipe: Recipe, provider: Provider, store: Store, taps: Sequence[str] = ()
+    ) -> None:
+        self.recipe = recipe
+        self.provider = provider
+        self._weights = weights
+        self._store = store
+        self._taps = tuple(taps)
+        self._scope: tuple[str, ...] = ()
+        self._inputs: dict[str, ir.Value] = {}
+        self._outputs: dict[str, ir.Value] = {}
+        self._initializers: dict[str, ir.Value] = {}
+        self._nodes: list[ir.Node] = []
+
+    @contextmanager
+    def at(self, *scope: str | int) -> Iterator[None]:
+        """Names inside the block start with this scope: `with g.at("layers", 3)` makes `q_proj` into `layers.3.q_proj`."""
+        before = self._scope
+        self._scope = (*before, *map(str, scope))
+        try:
+            yield
+        finally:
+            self._scope = before
+
+    def name(self, leaf: str) -> str:
+        """`leaf` with the scope in front."""
+        return ".".join((*self._scope, leaf))
+
+    def declare(self, ports: Iterable[Port]) -> None:
+        """Makes graph inputs."""
+        for port in ports:
+            value = ir.val(port.name, dtype=DTYPES[port.dtype], shape=list(port.shape))
+            self._inputs[port.name] = value
+
+    def input(self, name: str) -> ir.Value:
+        """A declared graph input."""
+        return self._inputs[name]
+
+    def output(self, port: Port, value: ir.Value) -> None:
+        """Makes a value a graph output under the port's name, dtype and shape."""
+        value.name = port.name
+        value.type, value.shape = ir.TensorType(DTYPES[port.dtype]), ir.Shape(list(port.shape))
+        self._outputs[port.name] = value
+
+    def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", outputs: int = 1, **attributes: Any) -> Any:
+        """Adds a node; returns its value, or a tuple of values when `outputs` is more than one."""
+        node = ir.node(
+            op_type,
+            list(inputs),
+            attributes or None,
+            domain=domain,
+            num_outputs=outputs,
+            name=self.name(f"{op_type}_{len(self._nodes)}"),
+        )
+        for i, value in enumerate(node.outputs):
+            value.name = f"{node.name}.{i}" if outputs > 1 else node.name
+        self._nodes.append(node)
+        return node.outputs[0] if outputs == 1 else tuple(node.outputs)
+
+    def tap(self, leaf: str, value: ir.Value) -> ir.Value:
+        """Names a block's result by its scope; a name that a tap pattern matches becomes a graph output, float32 of any shape."""
+        name = self.name(leaf)
+        if any(fnmatchcase(name, pattern) for pattern in self._taps):
+            self.output(Port(name, "float32", tuple(f"{name}.{axis}" for axis in range(3))), self.op("Identity", value))
+        return value
+
+    def constant(self, array: np.ndarray, name: str | None = None) -> ir.Value:
+        """A small constant kept inside the graph; equal unnamed constants are one."""
+        key = name or f"constant.{array.dtype}.{list(array.shape)}.{array.ravel().tolist()}"
+        if key not in self._initializers:
+            self._initializers[key] = ir.val(key, const_value=ir.tensor(np.asarray(array, order="C"), name=key))
+        return self._initializers[key]
+
+    def weight(self, name: str, shape: tuple[int, ...]) -> Weight:
+        """The checkpoint's tensor for a scoped name, still on disk."""
+        return self._weights.get(self.name(name), shape)
+
+    def stored(self, name: str, dtype: str, shape: Sequence[int], produce: Produce) -> ir.Value:
+        """An initializer whose bytes go to the data file. `name` is absolute; a name stored before is reused, with its bytes."""
+        if name in self._initializers:
+            return self._initializers[name]
+        return self._external(name, dtype, shape, self._store.add(np.dtype(dtype), shape, produce))
+
+    def reshaped(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
+        """A second initializer of another shape over the same bytes of the data file."""
+        name = f"{value.name}.as_{'x'.join(map(str, shape))}"
+        if name in self._initializers:
+            return self._initializers[name]
+        tensor = value.const_value
+        if not isinstance(tensor, ir.ExternalTensor):
+            raise TypeError(f"{value.name} is not in the data file")
+        location = (str(tensor.location), tensor.offset or 0, tensor.length or 0)
+        return self._external(name, tensor.dtype.numpy().name, shape, location)
+
+    def finish(self, name: str) -> ir.Model:
+        """The finished model."""
+        graph = ir.Graph(
+            list(self._inputs.values()),
+            list(self._outputs.values()),
+            nodes=self._nodes,
+            initializers=list(self._initializers.values()),
+            opset_imports={"": OPSET, CONTRIB: 1},
+            name=name,
+        )
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="edgelm")
+
+    def _external(self, name: str, dtype: str, shape: Sequence[int], location: tuple[str, int, int]) -> ir.Value:
+        file, offset, length = location
+        tensor = ir.ExternalTensor(Path(file), offset, length, DTYPES[dtype], shape=ir.Shape(list(shape)), name=name)
+        self._initializers[name] = ir.val(name, dtype=DTYPES[dtype], shape=list(shape), const_value=tensor)
+        return self._initializers[name]

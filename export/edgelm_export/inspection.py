@@ -1,0 +1,42 @@
+"""What a checkpoint is and what an export of it would weigh, from headers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from edgelm.providers import PROVIDERS
+from edgelm.signature import CacheGeometry
+from edgelm_export.assemble import plan
+from edgelm_export.checkpoint import open_checkpoint
+from edgelm_export.pipeline import count_parameters, understand
+from edgelm_export.quantize.recipe import PRECISIONS, preset
+from edgelm_export.sources import resolve_source
+
+
+def inspect_checkpoint(source: str | Path, *, revision: str | None = None, offline: bool = False) -> dict[str, Any]:
+    """Facts of a checkpoint; raises what an export would raise before it reads a weight."""
+    found = resolve_source(str(source), revision=revision, offline=offline)
+    model = understand(open_checkpoint(found.path))
+    c, provider = model.config, PROVIDERS["cpu"]
+    cache = CacheGeometry(c.num_hidden_layers, c.num_key_value_heads, c.head_dim, provider.activation_dtype)
+    types: Counter[str] = Counter(tensor.dtype for tensor in model.checkpoint.tensors.values())
+    nbytes: Counter[str] = Counter()
+    for tensor in model.checkpoint.tensors.values():
+        nbytes[tensor.dtype] += tensor.nbytes
+    return {
+        "source": found.id,
+        "format": model.checkpoint.format,
+        "architecture": c.model_type,
+        "parameters": count_parameters(model),
+        "tensor_types": {kind: {"tensors": count, "bytes": nbytes[kind]} for kind, count in sorted(types.items())},
+        "context_length": c.context_length,
+        "layers": c.num_hidden_layers,
+        "hidden_size": c.hidden_size,
+        "attention": f"{c.num_attention_heads} query heads, {c.num_key_value_heads} key-value heads of {c.head_dim}",
+        "vocab_size": c.vocab_size,
+        "cache_bytes_per_1000_tokens": 1000 * cache.bytes_per_token,
+        "export_bytes": {name: plan(model, preset(name, c.num_hidden_layers), provider).nbytes for name in PRECISIONS},
+        "notes": list(c.notes),
+    }

@@ -1,0 +1,154 @@
+"""How far a package is from the float graph of the same checkpoint: both run one text, through prefill and decode steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.decode import Decoder
+from edgelm.errors import VerificationError
+
+Logits = NDArray[np.float32]
+
+TEXT_TOKENS = 1024
+STEP_TOKENS = 64
+
+# Positions run at a time: their logits over a vocabulary of 150k take 80 MB a model.
+_CHUNK = 128
+
+# Rows of logits in float64 at a time, which bounds the comparison's memory.
+_ROWS = 16
+
+# A float graph must agree with itself: decode steps against prefill, relative to the largest logit.
+_STEP_TOLERANCE = 1e-3
+
+
+@dataclass
+class Divergence:
+    """Running comparison of two models' next-token distributions, position by position."""
+
+    _kld: list[NDArray[np.float64]] = field(default_factory=list[NDArray[np.float64]])
+    _agree: int = 0
+    _reference_nll: float = 0.0
+    _nll: float = 0.0
+    _predicted: int = 0
+
+    def add(self, reference: Logits, logits: Logits, targets: Sequence[int]) -> None:
+        """Compares logits [n, vocab_size] at n positions; `targets` are the tokens that followed, as far as there are any."""
+        self._agree += int((reference.argmax(-1) == logits.argmax(-1)).sum())
+        for start in range(0, len(reference), _ROWS):
+            p, q = _log_softmax(reference[start : start + _ROWS]), _log_softmax(logits[start : start + _ROWS])
+            self._kld.append((np.exp(p) * (p - q)).sum(-1))
+            following = targets[start : start + _ROWS]
+            rows = np.arange(len(following))
+            self._reference_nll -= float(p[rows, following].sum())
+            self._nll -= float(q[rows, following].sum())
+        self._predicted += len(targets)
+
+    def report(self) -> dict[str, float | int]:
+        """Mean, 99th percentile and worst KL divergence (nats), top-1 agreement (share), both perplexities."""
+        kld = np.concatenate(self._kld)
+        values: dict[str, float | int] = {
+            "tokens": len(kld),
+            "mean_kld": float(kld.mean()),
+            "p99_kld": float(np.percentile(kld, 99)),
+            "max_kld": float(kld.max()),
+            "top1_agreement": self._agree / len(kld),
+        }
+        if self._predicted:
+            values["perplexity_reference"] = float(np.exp(self._reference_nll / self._predicted))
+            values["perplexity"] = float(np.exp(self._nll / self._predicted))
+        return {key: round(value, 6) for key, value in values.items()}
+
+
+def evaluation_text() -> str:
+    """The text shipped with edgelm; its first lines in the file name its origin."""
+    text = (files("edgelm_export") / "data" / "evaluation.txt").read_text(encoding="utf-8")
+    return text.split("\n\n", 1)[1]
+
+
+def measure(
+    reference: Callable[[], Decoder],
+    candidate: Callable[[], Decoder],
+    ids: Sequence[int],
+    advance: Callable[[int], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Runs both on the same ids and compares them.
+
+    Args:
+        reference: makes a decoder of the float graph.
+        candidate: makes a decoder of the package.
+        ids: the text; its last STEP_TOKENS are run a second time as decode steps.
+        advance: told how many tokens were compared, for a progress bar.
+
+    Returns:
+        "prefill" and "decode": a Divergence report each; "steps_against_prefill": largest difference of the candidate's own
+        logits between the two, relative to the largest logit.
+
+    Raises:
+        VerificationError: logits that are not finite.
+    """
+    prefill, decode = Divergence(), Divergence()
+    steps = min(STEP_TOKENS, len(ids) - 1)
+    first = len(ids) - steps
+    tail_reference: list[Logits] = []
+    tail_candidate: list[Logits] = []
+    done = 0
+    for expected, found in zip(
+        _finite(reference(), ids, "the float graph"), _finite(candidate(), ids, "the package"), strict=True
+    ):
+        prefill.add(expected, found, ids[done + 1 : done + 1 + len(found)])
+        keep = max(0, first - done)
+        tail_reference.append(expected[keep:].copy())
+        tail_candidate.append(found[keep:].copy())
+        done += len(found)
+        advance(len(found))
+    expected_tail, found_tail = np.concatenate(tail_reference), np.concatenate(tail_candidate)
+    decoder = candidate()
+    decoder.prefill(0, ids[:first])
+    drift = 0.0
+    for i, token in enumerate(ids[first:]):
+        logits = decoder.step([token])
+        decode.add(expected_tail[i : i + 1], logits, ids[first + i + 1 : first + i + 2])
+        drift = max(drift, float(np.abs(logits[0] - found_tail[i]).max()))
+        advance(1)
+    scale = float(np.abs(found_tail).max())
+    return {"prefill": prefill.report(), "decode": decode.report(), "steps_against_prefill": round(drift / scale, 8)}
+
+
+def require_consistent(quality: dict[str, Any]) -> None:
+    """A float export has no excuse for decode steps that differ from prefill.
+
+    Raises:
+        VerificationError: they differ by more than 1e-3 of the logits' scale.
+    """
+    drift = quality["steps_against_prefill"]
+    if not drift <= _STEP_TOLERANCE:
+        raise VerificationError(
+            f"the float export disagrees with itself: decode steps differ from prefill by {drift:.2g} of the logits' scale "
+            f"(allowed {_STEP_TOLERANCE:g}); this is a defect of the architecture's definition or of this ONNX Runtime, please report it"
+        )
+
+
+def _finite(decoder: Decoder, ids: Sequence[int], who: str) -> Iterator[Logits]:
+    done = 0
+    for logits in decoder.all_logits(0, ids, _CHUNK):
+        if not np.isfinite(logits).all():
+            bad = done + int(np.flatnonzero(~np.isfinite(logits).all(-1))[0])
+            raise VerificationError(
+                f"{who} yields NaN or infinite logits from position {bad} on; the checkpoint may be damaged, or overflow in this precision"
+            )
+        done += len(logits)
+        yield logits
+
+
+def _log_softmax(logits: Logits) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return shifted

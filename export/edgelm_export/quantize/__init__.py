@@ -1,0 +1,1 @@
+"""Weight formats and recipes: how each tensor is stored."""

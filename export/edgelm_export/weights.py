@@ -1,0 +1,113 @@
+"""Canonical weights of one checkpoint: names resolved, shapes checked, what is missing and what nobody reads accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from edgelm.errors import CheckpointError, MissingWeights, UnusedWeights, WrongShape
+from edgelm_export.checkpoint.base import Checkpoint, LazyTensor
+from edgelm_export.names import NameMap, source_of
+from edgelm_export.transforms import Array, Transform
+
+_CHUNK_BYTES = 16 << 20  # rows are read, quantized and written in pieces of about this many float32 bytes
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One canonical tensor that is still on disk; `shape` as the architecture asked for it."""
+
+    name: str
+    shape: tuple[int, ...]
+    tensor: LazyTensor
+    transform: Transform | None = None
+
+    def read(self) -> Array:
+        """The whole tensor as float32 in canonical layout.
+
+        Raises:
+            CheckpointError: it holds NaN or infinity.
+        """
+        values = self.tensor.read()
+        return self._checked(values if self.transform is None else self.transform(values))
+
+    def chunks(self) -> Iterator[Array]:
+        """The tensor's rows in order, in pieces of bounded size; a transformed tensor comes whole, for its rows move."""
+        if self.transform is not None:
+            yield self.read()
+            return
+        row_bytes = 4 * max(1, int(np.prod(self.shape[1:])))
+        step = max(1, _CHUNK_BYTES // row_bytes)
+        for start in range(0, self.shape[0], step):
+            yield self._checked(self.tensor.read(start, min(start + step, self.shape[0])))
+
+    def _checked(self, values: Array) -> Array:
+        # A sum is NaN or infinite if any term is, and needs no temporary; an overflowing sum of finite terms is settled exactly.
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspicious = not np.isfinite(values.sum(dtype=np.float64))
+        if suspicious and not np.isfinite(values).all():
+            raise CheckpointError(
+                f"{self.name} <- {self.tensor.name} holds NaN or infinity; the checkpoint is damaged or was saved mid-divergence"
+            )
+        return values
+
+
+class Weights:
+    """Looks tensors up by canonical name and keeps the accounts. Problems are collected, so that one error can list them all."""
+
+    def __init__(self, checkpoint: Checkpoint, names: NameMap, ignored: Mapping[str, str]) -> None:
+        self._checkpoint = checkpoint
+        self._names = names
+        self._ignored = ignored
+        self._used: set[str] = set()
+        self._missing: list[str] = []
+        self._wrong: list[str] = []
+
+    def get(self, name: str, shape: tuple[int, ...]) -> Weight:
+        """The weight `name` of exactly `shape`; a missing or misshapen one is noted and stands in as an empty promise until `finish`."""
+        source = source_of(self._names, name)
+        tensor = self._checkpoint.tensors.get(source.name)
+        self._used.add(source.name)
+        if tensor is None:
+            self._missing.append(f"{name} <- {source.name} {list(shape)}")
+            tensor = LazyTensor(source.name, "float32", shape, _unreadable)
+        elif tensor.shape != shape:
+            self._wrong.append(
+                f"{name} <- {source.name}: {list(tensor.shape)} in the file, {list(shape)} by the config"
+            )
+        return Weight(name, shape, tensor, source.transform)
+
+    def finish(self) -> None:
+        """Settles the accounts once every weight of every program was asked for.
+
+        Raises:
+            WrongShape, MissingWeights, UnusedWeights: each lists all its tensors; the first that applies is raised.
+        """
+        where = self._checkpoint.files[0]
+        if self._wrong:
+            raise WrongShape(
+                f"{where}: tensors contradict the config (is it this checkpoint's?): {_listed(self._wrong)}"
+            )
+        if self._missing:
+            raise MissingWeights(
+                f"{where}: tensors are missing; the download may be incomplete: {_listed(self._missing)}"
+            )
+        unused = [name for name in self._checkpoint.tensors if name not in self._used and not self._is_ignored(name)]
+        if unused:
+            raise UnusedWeights(
+                f"{where}: tensors that this architecture does not read, so the result would not be this model: {_listed(unused)}"
+            )
+
+    def _is_ignored(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self._ignored)
+
+
+def _unreadable(start: int, stop: int | None) -> Array:
+    raise MissingWeights("a missing tensor was read before the accounts were settled")
+
+
+def _listed(lines: list[str]) -> str:
+    return "; ".join(sorted(set(lines)))

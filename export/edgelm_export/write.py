@@ -1,0 +1,148 @@
+"""Writes a package: data files tensor by tensor, graphs, manifest; in a temporary folder that takes its final name only when complete."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgelm.errors import PackageError
+from edgelm.package import MANIFEST
+from edgelm_export.graph import Produce
+
+# Tensors start on cache lines, so that kernels may read the mapped file directly.
+_ALIGNMENT = 64
+
+
+class DataFile:
+    """A store that appends tensors to one file as their rows are produced."""
+
+    def __init__(self, path: Path, wrote: Callable[[int], None] = lambda _: None) -> None:
+        self._name = path.name
+        self._file = path.open("wb")
+        self._wrote = wrote
+
+    def add(self, dtype: np.dtype[Any], shape: Sequence[int], produce: Produce) -> tuple[str, int, int]:
+        """Writes the pieces one after another at an aligned offset."""
+        self._file.write(bytes(-self._file.tell() % _ALIGNMENT))
+        offset = self._file.tell()
+        for piece in produce():
+            if piece.dtype != dtype:
+                raise TypeError(f"a piece is {piece.dtype}, the tensor {dtype}")
+            self._file.write(np.ascontiguousarray(piece).data)
+            self._wrote(piece.nbytes)
+        length, expected = self._file.tell() - offset, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        if length != expected:
+            raise ValueError(f"{length} bytes were produced for a tensor of {expected}")
+        return self._name, offset, length
+
+    def close(self) -> None:
+        """Flushes and closes the file."""
+        self._file.close()
+
+
+@contextmanager
+def package_folder(target: Path, *, force: bool) -> Iterator[Path]:
+    """A temporary folder beside `target` that becomes it at the end, or vanishes on any error.
+
+    Raises:
+        PackageError: the target exists and may not be replaced, or the disk is full.
+    """
+    check_target(target, force=force)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise PackageError(f"{target} cannot be written: {error.strerror}; choose another folder with -o") from error
+    try:
+        yield folder
+        folder.chmod(0o777 & ~_umask())
+        _replace(folder, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise PackageError(
+                f"the disk of {target.parent} is full; nothing was left behind. Free space or choose another folder with -o"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_target(target: Path, *, force: bool) -> None:
+    """Refuses to replace what is there, unless it is a package and `force` says so.
+
+    Raises:
+        PackageError: the target is in the way.
+    """
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not (target / MANIFEST).is_file():
+        raise PackageError(
+            f"{target} exists and is not an edgelm package; it will not be replaced, choose another folder with -o"
+        )
+    if not force:
+        raise PackageError(f"{target} holds a package already; --force replaces it")
+
+
+def check_space(target: Path, nbytes: int) -> None:
+    """Fails before the first byte when the disk cannot hold the package.
+
+    Raises:
+        PackageError: too little space.
+    """
+    existing = next(folder for folder in (target, *target.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if free < nbytes:
+        raise PackageError(
+            f"{target}: the export needs {nbytes / 1e6:,.0f} MB and the disk has {free / 1e6:,.0f} MB free"
+        )
+
+
+def write_graph(model: ir.Model, path: Path) -> None:
+    """Writes a graph whose weights are in the data file beside it."""
+    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+
+
+def digests(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file of a folder but the manifest."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": sha256(path), "size": path.stat().st_size} for path in files
+    }
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _replace(folder: Path, target: Path) -> None:
+    if not target.exists():
+        os.replace(folder, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    try:
+        os.replace(target, old / "package")
+        os.replace(folder, target)
+    except BaseException:
+        if not target.exists():
+            os.replace(old / "package", target)
+        raise
+    finally:
+        shutil.rmtree(old)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,39 @@
+"""What tests of architectures share: exports and loads without verification, ids in and logits out in every way there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import edgelm
+from edgelm.text_generation import DecoderModel
+
+Logits = NDArray[np.float32]
+
+# Largest difference allowed, relative to the largest reference logit, between two float32 computations of the same.
+FLOAT_TOLERANCE = 1e-4
+
+GREEDY = {"temperature": 0.0, "repetition_penalty": 1.0}
+
+
+def export_and_load(source: Path, out: Path, precision: str = "fp32") -> DecoderModel:
+    """The package of a checkpoint, unverified, on one thread: tests compare it themselves."""
+    edgelm.export(source, out, precision=precision, verify=False)
+    return edgelm.load(out, device="cpu", threads=1)
+
+
+def distance(found: Logits, expected: Logits) -> float:
+    """Largest difference relative to the largest expected logit; infinite where `found` has NaN."""
+    assert found.shape == expected.shape
+    return float(np.nan_to_num(np.abs(found - expected).max() / np.abs(expected).max(), nan=np.inf))
+
+
+def step_logits(model: DecoderModel, prompt: Sequence[int], tokens: Sequence[int]) -> Logits:
+    """Logits after the prompt, and after each token fed as one decode step: [1 + len(tokens), vocab_size]."""
+    decoder = model.decoder(1)
+    rows = [decoder.prefill(0, prompt).copy()]
+    rows += [decoder.step([token])[0].copy() for token in tokens]
+    return np.stack(rows)

@@ -1,0 +1,48 @@
+"""Random configurations without a reference: each exports, and agrees with itself. tests/parity compares more of them with transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgelm_export.architectures import REGISTRY
+from tests.architectures.random_checkpoints import random_tensors, write_checkpoint
+from tests.architectures.random_configs import COMMON, OWN, Case, older_spelling, random_cases, rope_keys
+from tests.architectures.running import FLOAT_TOLERANCE, distance, export_and_load, step_logits
+
+COUNT = 6  # a model type; the fewest that hold every value of every table are 5
+
+
+@pytest.mark.parametrize(
+    "case", [case for kind in OWN for case in random_cases(kind, COUNT)], ids=lambda case: case.name
+)
+def test_decode_steps_equal_one_prefill(case: Case, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "checkpoint", case.config, random_tensors(case.config, seed=1))
+    model = export_and_load(folder, tmp_path / "package")
+    ids = np.random.default_rng(2).integers(3, case.config["vocab_size"], 32).tolist()
+    assert distance(step_logits(model, ids[:20], ids[20:]), model.logits(ids)[19:]) < FLOAT_TOLERANCE
+
+
+@pytest.mark.parametrize("model_type", sorted(REGISTRY))
+def test_every_architecture_has_tables(model_type: str) -> None:
+    assert model_type in OWN
+
+
+@pytest.mark.parametrize("model_type", sorted(OWN))
+def test_every_value_of_a_table_is_tried(model_type: str) -> None:
+    configs = [case.config for case in random_cases(model_type, COUNT)]
+    for key in ("tie_word_embeddings", "rms_norm_eps", "intermediate_size", "vocab_size", "num_hidden_layers"):
+        assert {config[key] for config in configs} == set(COMMON[key])
+    spelled = {"rope_parameters" if "rope_parameters" in config else "rope_theta" for config in configs}
+    assert spelled == set(COMMON["rope_spelling"])
+
+
+def test_the_same_configurations_come_every_time() -> None:
+    assert random_cases("llama", 9) == random_cases("llama", 9)
+
+
+def test_both_spellings_of_rope_say_the_same() -> None:
+    for kind in COMMON["rope"]:
+        assert older_spelling(rope_keys(kind, 1e4, "rope_parameters")) == rope_keys(kind, 1e4, "rope_theta")

@@ -1,0 +1,102 @@
+"""edgelm run as typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgelm.cli import cli
+from edgelm.text_generation import DecoderModel
+
+SHORT = ("--max-new-tokens", "8", "--temperature", "0")
+
+
+def run(*arguments: object, input: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], input=input)
+
+
+def test_raw_completes_the_input_as_it_stands(package: Path, model: DecoderModel) -> None:
+    result = run("run", package, "the rain", "--raw", *SHORT)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == model.generate("the rain", temperature=0, max_new_tokens=8).text + "\n"
+    assert result.stderr == ""
+
+
+def test_a_chat_template_makes_the_input_a_user_message(package: Path, model: DecoderModel) -> None:
+    messages = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Hi"}]
+    result = run("run", package, "Hi", "--system", "Be brief", *SHORT)
+    assert result.stdout == model.chat(messages, temperature=0, max_new_tokens=8).text + "\n"
+
+
+def test_json_prints_one_object_an_input(package: Path) -> None:
+    result = run("run", package, "one", "two", "--json", *SHORT)
+    objects = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [o["input"] for o in objects] == ["one", "two"]
+    assert set(objects[0]) == {"input", "text", "token_ids", "finish_reason", "metrics"}
+    assert objects[0]["metrics"]["new_tokens"] == len(objects[0]["token_ids"])
+
+
+def test_lines_of_standard_input_are_inputs(package: Path) -> None:
+    result = run("run", package, "--json", *SHORT, input="one\n\ntwo\n")
+    assert [json.loads(line)["input"] for line in result.stdout.splitlines()] == ["one", "two"]
+
+
+def test_statistics_go_to_standard_error(package: Path) -> None:
+    result = run("run", package, "one", "--stats", *SHORT)
+    for part in ("prompt tokens", "8 new", "TTFT", "TPOT", "prefill", "decode", "peak memory"):
+        assert part in result.stderr
+    assert "TTFT" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--top-p", "1.5"), "top_p"),
+        (("--temperature", "-1"), "temperature"),
+        (("--max-new-tokens", "0"), "max_new_tokens"),
+        (("--seed", "-1"), "seed"),
+        (("--max-length", "100000"), "max_length 100000 is outside"),
+        (("--device", "abacus"), "device 'abacus' is not known"),
+    ],
+)
+def test_values_out_of_range_are_one_line_and_exit_code_1(
+    package: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    result = run("run", package, "x", *arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_bytes_that_are_no_utf8_are_refused(package: Path) -> None:
+    result = run("run", package, "--raw", *SHORT, input=b"\xff\xfe\n")
+    assert result.exit_code == 1
+    assert "standard input is not UTF-8 at byte 0" in result.stderr
+
+
+def test_system_contradicts_raw(package: Path) -> None:
+    assert run("run", package, "x", "--raw", "--system", "y").exit_code == 2
+
+
+def test_a_folder_that_is_no_package_is_named(tmp_path: Path) -> None:
+    result = run("run", tmp_path, "x")
+    assert result.exit_code == 1
+    assert "not an edgelm package" in result.stderr
+
+
+def test_every_generation_setting_has_an_option(package: Path) -> None:
+    text = run("run", "--help").stdout
+    for option in (
+        "--temperature",
+        "--top-k",
+        "--top-p",
+        "--min-p",
+        "--repetition-penalty",
+        "--seed",
+        "--stop",
+        "--max-new-tokens",
+    ):
+        assert option in text

@@ -1,0 +1,133 @@
+"""Raw configs: both spellings read alike, everything unsupported listed at once, nothing unknown passed over in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgelm.errors import UnsupportedArchitecture, UnsupportedConfig
+from edgelm_export.architectures import REGISTRY, find_architecture
+from edgelm_export.checkpoint.base import Checkpoint
+from edgelm_export.config import ModelConfig
+from edgelm_export.read_config import model_type_of, read_config
+
+RAW: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 100,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "rope_theta": 5000.0,
+}
+
+
+def read(context_length: int | None = None, **changes: Any) -> ModelConfig:
+    raw = {key: value for key, value in (RAW | changes).items() if value != "absent"}
+    checkpoint = Checkpoint("hf", raw, {}, {}, (Path("config.json"),), dict)
+    model_type = model_type_of(checkpoint)
+    return read_config(checkpoint, find_architecture(model_type).model_types[model_type], context_length)
+
+
+def test_what_is_left_unsaid_is_derived() -> None:
+    c = read()
+    assert (c.num_key_value_heads, c.head_dim, c.context_length, c.tie_word_embeddings) == (4, 16, 128, False)
+    assert c.sliding_windows == (None, None)
+
+
+def test_both_spellings_of_rope_read_alike() -> None:
+    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    old = read(rope_scaling={"rope_type": "llama3", **scaling})
+    new = read(rope_theta="absent", rope_parameters={"rope_type": "llama3", "rope_theta": 5000.0, **scaling})
+    assert old.rope == new.rope
+    assert read(rope_scaling={"type": "linear", "factor": 2.0}).rope.factor == 2.0
+
+
+def test_facts_of_the_model_type_fill_what_its_config_leaves_unsaid() -> None:
+    assert read(model_type="qwen2").qkv_bias
+    assert not read(model_type="qwen2").attention_output_bias
+    assert read(model_type="qwen3").qk_norm
+    assert read(rope_theta="absent").rope.rope_theta == 10000.0
+
+
+def test_attention_bias_covers_all_four_projections() -> None:
+    c = read(attention_bias=True)
+    assert c.qkv_bias
+    assert c.attention_output_bias
+
+
+def test_everything_unsupported_is_listed_at_once() -> None:
+    with pytest.raises(UnsupportedConfig) as caught:
+        read(
+            hidden_act="xielu", rope_scaling={"rope_type": "yarn"}, num_attention_heads=5, vocab_size="many", mlp_bias=3
+        )
+    for part in (
+        "hidden_act 'xielu'",
+        "rope type 'yarn'",
+        "not a multiple of num_attention_heads 5",
+        "vocab_size is 'many'",
+        "mlp_bias is 3",
+    ):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": "absent"}, "vocab_size is missing"),
+        ({"hidden_size": 0}, "hidden_size is 0, expected a whole number from 1"),
+        ({"hidden_size": True}, "hidden_size is True"),
+        ({"rms_norm_eps": -1.0}, "rms_norm_eps is -1.0, expected a positive number"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
+        ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
+        ({"head_dim": 24}, "head_dim 24 is not a multiple of 16"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config 'gptq' is not read yet"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
+        ({"rope_scaling": "yarn"}, "rope_scaling is 'yarn', expected an object"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "factor is missing"),
+        ({"layer_types": ["x", "y"], "sliding_window": 8}, "layer_types must name"),
+    ],
+)
+def test_each_unsupported_value_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedConfig, match=message):
+        read(**changes)
+
+
+def test_a_key_nobody_knows_becomes_a_note() -> None:
+    assert read(logit_cap=3).notes == ("config key 'logit_cap' is not known to edgelm and was not used",)
+
+
+@pytest.mark.parametrize("length", [0, 129])
+def test_a_context_beyond_the_checkpoint_is_refused(length: int) -> None:
+    with pytest.raises(UnsupportedConfig, match=rf"context length {length} is outside 1..128"):
+        read(context_length=length)
+    assert read(context_length=100).context_length == 100
+
+
+def test_sliding_windows_follow_the_config() -> None:
+    assert read(model_type="mistral", sliding_window=8).sliding_windows == (8, 8)
+    qwen = {"model_type": "qwen2", "sliding_window": 8, "max_window_layers": 1}
+    assert read(**qwen, use_sliding_window=True).sliding_windows == (None, 8)
+    assert read(**qwen, use_sliding_window=False).sliding_windows == (None, None)
+    types = ["sliding_attention", "full_attention"]
+    assert read(**qwen, use_sliding_window=True, layer_types=types).sliding_windows == (8, None)
+
+
+def test_an_unknown_architecture_names_the_nearest() -> None:
+    with pytest.raises(UnsupportedArchitecture, match=r"model type 'qwen9' has no definition .* nearest by name: qwen"):
+        read(model_type="qwen9")
+
+
+def test_a_config_without_model_type_is_refused() -> None:
+    with pytest.raises(UnsupportedArchitecture, match="no model_type, so the architecture is unknown"):
+        read(model_type="absent")
+
+
+def test_every_registered_type_reads() -> None:
+    for model_type in REGISTRY:
+        assert read(model_type=model_type).model_type == model_type

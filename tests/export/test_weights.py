@@ -1,0 +1,87 @@
+"""Accounts of a checkpoint's tensors: all problems of a kind are listed at once, before anything is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgelm.errors import CheckpointError, MissingWeights, UnusedWeights, WrongShape
+from edgelm_export.checkpoint.base import Checkpoint, LazyTensor
+from edgelm_export.names import Source, name_map, per_layer, source_of
+from edgelm_export.transforms import unpermute_rope
+from edgelm_export.weights import Weights
+
+NAMES = name_map({"head": "out"} | per_layer("blk.{i}.", {"q_proj": Source("attn_q", unpermute_rope(2))}))
+
+
+def checkpoint(**arrays: np.ndarray) -> Checkpoint:
+    tensors = {
+        name.replace("_W", ".weight").replace("__", "."): LazyTensor(name, "float32", a.shape, lambda i, j, a=a: a[i:j])
+        for name, a in arrays.items()
+    }
+    return Checkpoint("hf", {}, {}, tensors, (Path("model.safetensors"),), dict)
+
+
+def test_names_resolve_by_layer() -> None:
+    assert source_of(NAMES, "head.weight").name == "out.weight"
+    assert source_of(NAMES, "layers.12.q_proj.bias").name == "blk.12.attn_q.bias"
+
+
+def test_missing_tensors_are_listed_together() -> None:
+    weights = Weights(checkpoint(), NAMES, {})
+    weights.get("head.weight", (4, 2))
+    weights.get("layers.0.q_proj.weight", (4, 2))
+    with pytest.raises(
+        MissingWeights, match=r"head.weight <- out.weight \[4, 2\]; layers.0.q_proj.weight <- blk.0.attn_q.weight"
+    ):
+        weights.finish()
+
+
+def test_wrong_shapes_are_listed_with_both_shapes() -> None:
+    weights = Weights(checkpoint(out_W=np.zeros((3, 2), np.float32)), NAMES, {})
+    weights.get("head.weight", (4, 2))
+    with pytest.raises(WrongShape, match=r"head.weight <- out.weight: \[3, 2\] in the file, \[4, 2\] by the config"):
+        weights.finish()
+
+
+def test_unused_tensors_are_errors_unless_ignored_for_a_reason() -> None:
+    source = checkpoint(out_W=np.zeros((4, 2), np.float32), extra=np.zeros(1, np.float32))
+    weights = Weights(source, NAMES, {})
+    weights.get("head.weight", (4, 2))
+    with pytest.raises(UnusedWeights, match="extra"):
+        weights.finish()
+    weights = Weights(source, NAMES, {"ex*": "a reason"})
+    weights.get("head.weight", (4, 2))
+    weights.finish()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_name_their_tensor(bad: float) -> None:
+    array = np.zeros((4, 2), np.float32)
+    array[3, 1] = bad
+    weight = Weights(checkpoint(out_W=array), NAMES, {}).get("head.weight", (4, 2))
+    with pytest.raises(CheckpointError, match=r"head.weight <- .* holds NaN or infinity"):
+        list(weight.chunks())
+
+
+def test_huge_finite_values_pass() -> None:
+    array = np.full((64, 64), 3e38, np.float32)
+    weight = Weights(checkpoint(out_W=array), NAMES, {}).get("head.weight", (64, 64))
+    np.testing.assert_array_equal(weight.read(), array)
+
+
+def test_unpermuting_undoes_the_permutation_of_llama_cpp() -> None:
+    heads, size, columns = 2, 8, 3
+    original = np.arange(heads * size * columns, dtype=np.float32).reshape(heads * size, columns)
+    permuted = original.reshape(heads, 2, size // 2, columns).swapaxes(1, 2).reshape(heads * size, columns)
+    np.testing.assert_array_equal(unpermute_rope(heads)(permuted), original)
+    np.testing.assert_array_equal(unpermute_rope(heads)(permuted[:, 0]), original[:, 0])
+
+
+def test_chunks_join_to_the_whole() -> None:
+    array = np.random.default_rng(0).standard_normal((5000, 1000)).astype(np.float32)
+    pieces = list(Weights(checkpoint(out_W=array), NAMES, {}).get("head.weight", (5000, 1000)).chunks())
+    assert len(pieces) > 1
+    np.testing.assert_array_equal(np.concatenate(pieces), array)

@@ -1,0 +1,73 @@
+"""Random configurations of every model type, live: the package's logits and tokens against those of transformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgelm.text_generation import DecoderModel
+from tests.architectures.random_checkpoints import random_tensors, write_checkpoint
+from tests.architectures.random_configs import OWN, Case, random_cases
+from tests.architectures.running import FLOAT_TOLERANCE, GREEDY, Logits, distance, export_and_load, step_logits
+from tests.parity.reference import load_reference, reference_greedy, reference_logits
+
+CASES = [case for model_type in OWN for case in random_cases(model_type, 16)]
+PROMPT_TOKENS, NEW_TOKENS = 40, 16
+
+# Greedy tokens are compared as long as each wins by this share of the largest logit; a closer race may end either way.
+CLEAR_WIN = 1e-3
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A checkpoint on both sides, and a prompt."""
+
+    reference: Any
+    model: DecoderModel
+    ids: list[int]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    case: Case = request.param
+    folder, seed = tmp_path_factory.mktemp("case"), CASES.index(case)
+    checkpoint = write_checkpoint(folder / "checkpoint", case.config, random_tensors(case.config, seed))
+    ids = np.random.default_rng(seed).integers(3, case.config["vocab_size"], PROMPT_TOKENS).tolist()
+    return Pair(load_reference(checkpoint), export_and_load(checkpoint, folder / "package"), ids)
+
+
+def test_logits_of_a_prompt_are_equal(pair: Pair) -> None:
+    assert distance(pair.model.logits(pair.ids), reference_logits(pair.reference, pair.ids)) < FLOAT_TOLERANCE
+
+
+def test_decode_steps_are_equal(pair: Pair) -> None:
+    tokens, steps = reference_greedy(pair.reference, pair.ids, NEW_TOKENS)
+    assert distance(step_logits(pair.model, pair.ids, tokens[:-1]), steps) < FLOAT_TOLERANCE
+
+
+def test_greedy_tokens_are_equal(pair: Pair) -> None:
+    tokens, steps = reference_greedy(pair.reference, pair.ids, NEW_TOKENS)
+    clear = _clear_prefix(steps)
+    found = pair.model.generate(pair.ids, max_new_tokens=NEW_TOKENS, eos_token_id=(), **GREEDY).token_ids
+    assert found[:clear] == tokens[:clear]
+
+
+def test_a_ragged_batch_is_equal_row_by_row(pair: Pair) -> None:
+    prompts = [pair.ids[:5], pair.ids, pair.ids[3:29]]
+    decoder = pair.model.decoder(len(prompts))
+    first = np.stack([decoder.prefill(row, prompt).copy() for row, prompt in enumerate(prompts)])
+    token = pair.ids[-1]
+    second = decoder.step([token] * len(prompts)).copy()
+    for row, prompt in enumerate(prompts):
+        expected = reference_logits(pair.reference, [*prompt, token])
+        assert distance(np.stack([first[row], second[row]]), expected[-2:]) < FLOAT_TOLERANCE
+
+
+def _clear_prefix(steps: Logits) -> int:
+    """How many tokens are decided by more than rounding, counted up to the first that is not."""
+    first, second = np.sort(steps, axis=-1)[:, :-3:-1].T
+    close = np.flatnonzero(first - second < CLEAR_WIN * np.abs(steps).max())
+    return int(close[0]) if len(close) else len(steps)

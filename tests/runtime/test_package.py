@@ -1,0 +1,143 @@
+"""The package folder: what is refused, and with which words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgelm.errors import DigestError, ManifestError, VersionError
+from edgelm.package import MANIFEST, Manifest, Package
+from edgelm.signature import CacheGeometry
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "decoder.onnx").write_bytes(b"graph")
+    manifest = Manifest(
+        family="decoder",
+        task="text-generation",
+        architecture="llama",
+        programs={"decoder": "decoder.onnx"},
+        cache=CacheGeometry(2, 1, 16),
+        context_length=64,
+        vocab_size=10,
+        parameters=100,
+        device="cpu",
+        precision="int4",
+        recipe={},
+        source={},
+        files={"decoder.onnx": {"sha256": hashlib.sha256(b"graph").hexdigest(), "size": 5}},
+        generation={},
+        quality={},
+        versions={},
+    )
+    (tmp_path / MANIFEST).write_text(manifest.to_json())
+    return tmp_path
+
+
+def change(folder: Path, **values: Any) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | values))
+
+
+def test_a_manifest_survives_the_round_trip(folder: Path) -> None:
+    package = Package.open(folder)
+    assert package.manifest.to_json() == (folder / MANIFEST).read_text()
+    assert package.size == 5
+    package.verify_digests()
+
+
+def test_a_folder_without_manifest_is_not_a_package(tmp_path: Path) -> None:
+    with pytest.raises(
+        ManifestError, match="not an edgelm package: it has no edgelm.json; make one with edgelm export"
+    ):
+        Package.open(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\x00", "12"])
+def test_an_unreadable_manifest_is_refused(folder: Path, text: str) -> None:
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(ManifestError, match="export the package again"):
+        Package.open(folder)
+
+
+def test_all_missing_fields_are_named_at_once(folder: Path) -> None:
+    change(folder, cache=None, files="x", context_length="64")
+    with pytest.raises(ManifestError, match=r"cache, context_length, files"):
+        Package.open(folder)
+
+
+@pytest.mark.parametrize("cache", [{}, {"num_layers": 0, "num_key_value_heads": 1, "head_dim": 8}, {"num_layers": "x"}])
+def test_an_impossible_cache_is_refused(folder: Path, cache: dict[str, Any]) -> None:
+    change(folder, cache=cache)
+    with pytest.raises(ManifestError, match="cache geometry is not usable"):
+        Package.open(folder)
+
+
+def test_a_newer_format_asks_for_an_update(folder: Path) -> None:
+    change(folder, format_version=2)
+    with pytest.raises(VersionError, match=r"package format 2; this edgelm reads up to 1. Update it"):
+        Package.open(folder)
+
+
+@pytest.mark.parametrize("version", [None, "1", 0])
+def test_a_format_version_that_is_no_number_is_refused(folder: Path, version: object) -> None:
+    change(folder, format_version=version)
+    with pytest.raises(ManifestError, match="format_version is"):
+        Package.open(folder)
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    (folder / "decoder.onnx").unlink()
+    with pytest.raises(ManifestError, match=r"decoder.onnx is missing"):
+        Package.open(folder)
+
+
+def test_a_shorter_file_is_seen_at_opening(folder: Path) -> None:
+    (folder / "decoder.onnx").write_bytes(b"gra")
+    with pytest.raises(DigestError, match=r"decoder.onnx has 3 bytes, the manifest says 5"):
+        Package.open(folder)
+
+
+def test_a_changed_byte_is_seen_by_its_digest(folder: Path) -> None:
+    (folder / "decoder.onnx").write_bytes(b"grapH")
+    with pytest.raises(DigestError, match=r"decoder.onnx was changed since the export"):
+        Package.open(folder).verify_digests()
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "..\\x", "C:/x", ""])
+def test_a_path_that_leaves_the_folder_is_refused(folder: Path, name: str) -> None:
+    change(folder, files={name: {"sha256": "0", "size": 1}})
+    with pytest.raises(ManifestError, match="leaves the package"):
+        Package.open(folder)
+
+
+def test_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside") / "graph"
+    outside.write_bytes(b"graph")
+    (folder / "decoder.onnx").unlink()
+    os.symlink(outside, folder / "decoder.onnx")
+    with pytest.raises(ManifestError, match="a link out of the package"):
+        Package.open(folder)
+
+
+def test_a_program_must_be_among_the_files(folder: Path) -> None:
+    change(folder, programs={"decoder": "other.onnx"})
+    with pytest.raises(ManifestError, match="names other.onnx, which is not among the package's files"):
+        Package.open(folder)
+
+
+def test_a_file_entry_without_digest_is_refused(folder: Path) -> None:
+    change(folder, files={"decoder.onnx": {"size": 5}})
+    with pytest.raises(ManifestError, match="lacks its size or sha256"):
+        Package.open(folder)
+
+
+def test_an_unknown_program_is_named(folder: Path) -> None:
+    with pytest.raises(ManifestError, match=r"has no program 'encoder' \(it has decoder\)"):
+        Package.open(folder).program("encoder")
