@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from edgelm import __version__
-from edgelm.errors import InvalidOption
+from edgelm.errors import CheckpointError, InvalidOption
 from edgelm.generation_config import GenerationConfig, unsupported_keys
 from edgelm.package import MANIFEST, Manifest, Package
 from edgelm.progress import progress
 from edgelm.providers import PROVIDERS, Provider
 from edgelm.signature import CacheGeometry
-from edgelm_export.architectures import find_architecture
+from edgelm_export.architectures import REGISTRY
 from edgelm_export.assemble import Model, assemble, plan
 from edgelm_export.checkpoint import open_checkpoint
 from edgelm_export.checkpoint.base import Checkpoint
+from edgelm_export.nearest import unknown_architecture
 from edgelm_export.quantize.recipe import Recipe, preset, recipe_from_file
 from edgelm_export.read_config import model_type_of, read_config
 from edgelm_export.sources import Source, resolve_source
@@ -76,8 +77,8 @@ def export(
     recipe.check_used()
     check_space(target, planned.nbytes)
     with package_folder(target, force=options.force) as folder:
-        write_programs(model, recipe, provider, folder)
         write_texts(model.checkpoint, folder)
+        write_programs(model, recipe, provider, folder)
         manifest = _manifest(model, recipe, provider, options, found)
         manifest = replace(manifest, files=digests(folder))
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
@@ -88,9 +89,17 @@ def export(
 
 
 def understand(checkpoint: Checkpoint, context_length: int | None = None) -> Model:
-    """Config and architecture of a checkpoint, from headers alone."""
-    architecture = find_architecture(model_type_of(checkpoint))
-    facts = architecture.model_types[model_type_of(checkpoint)]
+    """Config and architecture of a checkpoint, from headers alone.
+
+    Raises:
+        UnsupportedArchitecture: nobody defines it; the message names the nearest type and what differs.
+        UnsupportedConfig: the type is known, its config asks for something that is not.
+    """
+    model_type = model_type_of(checkpoint)
+    if model_type not in REGISTRY:
+        raise unknown_architecture(checkpoint)
+    architecture = REGISTRY[model_type]
+    facts = architecture.model_types[model_type]
     return Model(checkpoint, read_config(checkpoint, facts, context_length), architecture)
 
 
@@ -120,8 +129,18 @@ def write_programs(model: Model, recipe: Recipe, provider: Provider, folder: Pat
 
 
 def write_texts(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes the tokenizer, and the configs of a source that has them as files."""
-    for name, content in checkpoint.tokenizer_files().items():
+    """Writes the tokenizer, and the configs of a source that has them as files.
+
+    Raises:
+        CheckpointError: the source has no tokenizer that edgelm reads.
+    """
+    texts = checkpoint.tokenizer_files()
+    if "tokenizer.json" not in texts:
+        raise CheckpointError(
+            f"{checkpoint.files[0].parent} has no tokenizer.json; save the tokenizer in its fast form into that folder "
+            "(transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)) and export again"
+        )
+    for name, content in texts.items():
         (folder / name).write_bytes(content)
     for file in checkpoint.files:
         if file.name in ("config.json", "generation_config.json"):

@@ -19,6 +19,7 @@ from edgelm.errors import (
     InvalidOption,
     MissingWeights,
     PackageError,
+    UnsupportedArchitecture,
     UnsupportedConfig,
     UnusedWeights,
     VerificationError,
@@ -121,6 +122,31 @@ def test_wrong_shapes_fail_before_anything_is_written(copy: Path, tmp_path: Path
 def test_an_unsupported_config_fails_before_anything_is_written(copy: Path, tmp_path: Path) -> None:
     change_config(copy, hidden_act="xielu")
     fails_cleanly(copy, tmp_path / "out", UnsupportedConfig, "hidden_act 'xielu' is not supported")
+
+
+def test_an_unknown_architecture_names_the_nearest_and_what_differs(copy: Path, tmp_path: Path) -> None:
+    change_config(copy, model_type="gemma9")
+    change_tensors(
+        copy, {"model.layers.0.pre_feedforward_layernorm.weight": np.ones(64, np.float32)}, drop="lm_head.weight"
+    )
+    message = (
+        r"model type 'gemma9' has no definition in edgelm \(known: llama, .*the nearest is \w+, with 11 kinds of tensors in common; "
+        r"it does not read model.layers.\{i\}.pre_feedforward_layernorm.weight; here is no lm_head.weight"
+    )
+    fails_cleanly(copy, tmp_path / "out", UnsupportedArchitecture, message)
+
+
+def test_nothing_resembles_another_kind_of_model(copy: Path, tmp_path: Path) -> None:
+    change_config(copy, model_type="resnet")
+    save_file({"stem.weight": np.ones(3, np.float32)}, copy / "model.safetensors")
+    fails_cleanly(copy, tmp_path / "out", UnsupportedArchitecture, "none of them has tensors of these names")
+
+
+def test_a_missing_tokenizer_is_known_before_weights_are_read(copy: Path, tmp_path: Path) -> None:
+    (copy / "tokenizer.json").unlink()
+    fails_cleanly(
+        copy, tmp_path / "out", CheckpointError, r"has no tokenizer.json; save the tokenizer in its fast form"
+    )
 
 
 def test_nan_in_a_tensor_leaves_nothing_behind(copy: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgelm.errors import UnsupportedArchitecture, UnsupportedConfig
-from edgelm_export.architectures import REGISTRY, find_architecture
+from edgelm_export.architectures import REGISTRY
 from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.config import ModelConfig
 from edgelm_export.read_config import model_type_of, read_config
@@ -31,7 +31,7 @@ def read(context_length: int | None = None, **changes: Any) -> ModelConfig:
     raw = {key: value for key, value in (RAW | changes).items() if value != "absent"}
     checkpoint = Checkpoint("hf", raw, {}, {}, (Path("config.json"),), dict)
     model_type = model_type_of(checkpoint)
-    return read_config(checkpoint, find_architecture(model_type).model_types[model_type], context_length)
+    return read_config(checkpoint, REGISTRY[model_type].model_types[model_type], context_length)
 
 
 def test_what_is_left_unsaid_is_derived() -> None:
@@ -116,11 +116,6 @@ def test_sliding_windows_follow_the_config() -> None:
     assert read(**qwen, use_sliding_window=False).sliding_windows == (None, None)
     types = ["sliding_attention", "full_attention"]
     assert read(**qwen, use_sliding_window=True, layer_types=types).sliding_windows == (8, None)
-
-
-def test_an_unknown_architecture_names_the_nearest() -> None:
-    with pytest.raises(UnsupportedArchitecture, match=r"model type 'qwen9' has no definition .* nearest by name: qwen"):
-        read(model_type="qwen9")
 
 
 def test_a_config_without_model_type_is_refused() -> None:

@@ -23,11 +23,13 @@ CLEAR_WIN = 1e-3
 
 @dataclass(frozen=True)
 class Pair:
-    """A checkpoint on both sides, and a prompt."""
+    """A checkpoint on both sides, a prompt, and the reference's greedy continuation with the logits it was taken from."""
 
     reference: Any
     model: DecoderModel
     ids: list[int]
+    tokens: list[int]
+    steps: Logits
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
@@ -36,7 +38,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder, seed = tmp_path_factory.mktemp("case"), CASES.index(case)
     checkpoint = write_checkpoint(folder / "checkpoint", case.config, random_tensors(case.config, seed))
     ids = np.random.default_rng(seed).integers(3, case.config["vocab_size"], PROMPT_TOKENS).tolist()
-    return Pair(load_reference(checkpoint), export_and_load(checkpoint, folder / "package"), ids)
+    reference = load_reference(checkpoint)
+    greedy = reference_greedy(reference, ids, NEW_TOKENS)
+    return Pair(reference, export_and_load(checkpoint, folder / "package"), ids, *greedy)
 
 
 def test_logits_of_a_prompt_are_equal(pair: Pair) -> None:
@@ -44,15 +48,13 @@ def test_logits_of_a_prompt_are_equal(pair: Pair) -> None:
 
 
 def test_decode_steps_are_equal(pair: Pair) -> None:
-    tokens, steps = reference_greedy(pair.reference, pair.ids, NEW_TOKENS)
-    assert distance(step_logits(pair.model, pair.ids, tokens[:-1]), steps) < FLOAT_TOLERANCE
+    assert distance(step_logits(pair.model, pair.ids, pair.tokens[:-1]), pair.steps) < FLOAT_TOLERANCE
 
 
 def test_greedy_tokens_are_equal(pair: Pair) -> None:
-    tokens, steps = reference_greedy(pair.reference, pair.ids, NEW_TOKENS)
-    clear = _clear_prefix(steps)
+    clear = _clear_prefix(pair.steps)
     found = pair.model.generate(pair.ids, max_new_tokens=NEW_TOKENS, eos_token_id=(), **GREEDY).token_ids
-    assert found[:clear] == tokens[:clear]
+    assert found[:clear] == pair.tokens[:clear]
 
 
 def test_a_ragged_batch_is_equal_row_by_row(pair: Pair) -> None:

@@ -88,15 +88,16 @@ def _unigram(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> Parts:
     if charsmap := _charsmap(metadata):
         normalizers.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()})
     if setting(metadata, "remove_extra_whitespaces", False):
-        strip = {"type": "Strip", "strip_left": False, "strip_right": True}
-        normalizers += [strip, {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "\u2581"}]
+        ends = {"type": "Replace", "pattern": {"Regex": "^ +| +$"}, "content": ""}
+        normalizers += [ends, {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]
     pieces = [list(piece) for piece in zip(vocabulary.tokens, scores, strict=True)]
     fallback = bool(vocabulary.of_type(TokenType.BYTE))
+    decoder = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, space]} if fallback else space
     return Parts(
         model={"type": "Unigram", "unk_id": unknown, "vocab": pieces, "byte_fallback": fallback},
         normalizer={"type": "Sequence", "normalizers": normalizers} if normalizers else None,
         pre_tokenizer=space,
-        decoder=space,
+        decoder=decoder,
         first=_ends(metadata, vocabulary, "bos_token", False),
         last=_ends(metadata, vocabulary, "eos_token", True),
     )
