@@ -169,23 +169,25 @@ class _EndOfWord:
         return () if held is None else (held.replace(self._suffix, ""),)
 
 
-def byte_alphabet() -> dict[str, int]:
+def _byte_alphabet() -> dict[str, int]:
     """Character -> byte in byte-level BPE: printable Latin-1 stands for itself, the rest moves up from U+0100."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    moved = [byte for byte in range(256) if byte not in printable]
+    moved = sorted(set(range(256)) - set(printable))
     return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(moved)}
+
+
+_BYTES: Mapping[str, int] = _byte_alphabet()
 
 
 class _ByteLevel:
     """Byte-level BPE: tokens are bytes; a character is settled with its last byte."""
 
     def __init__(self) -> None:
-        self._bytes = byte_alphabet()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, piece: str) -> Iterable[str]:
         try:
-            raw = bytes([self._bytes[character] for character in piece])
+            raw = bytes([_BYTES[character] for character in piece])
         except KeyError:  # an added token written in plain text
             raw = piece.encode()
         return (self._decoder.decode(raw),)

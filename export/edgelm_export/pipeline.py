@@ -106,7 +106,7 @@ def understand(checkpoint: Checkpoint, context_length: int | None = None) -> Mod
 def choose_recipe(options: ExportOptions, model: Model) -> Recipe:
     """The recipe of a file, or the one a precision stands for."""
     if options.recipe is not None:
-        return recipe_from_file(Path(options.recipe))
+        return recipe_from_file(Path(options.recipe), model.config.num_hidden_layers, options.block_size)
     return preset(options.precision, model.config.num_hidden_layers, options.block_size)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -32,27 +32,34 @@ class Weight:
             CheckpointError: it holds NaN or infinity.
         """
         values = self.tensor.read()
-        return self._checked(values if self.transform is None else self.transform(values))
+        return self._checked(values if self.transform is None else self.transform(values), not_finite)
 
-    def chunks(self) -> Iterator[Array]:
-        """The tensor's rows in order, in pieces of bounded size; a transformed tensor comes whole, for its rows move."""
+    def chunks(self, flaw: Callable[[Array], str | None]) -> Iterator[Array]:
+        """The tensor's rows in order, in pieces of bounded size; a transformed tensor comes whole, for its rows move.
+
+        Raises:
+            CheckpointError: `flaw` says what is wrong with a piece.
+        """
         if self.transform is not None:
-            yield self.read()
+            yield self._checked(self.transform(self.tensor.read()), flaw)
             return
         row_bytes = 4 * max(1, int(np.prod(self.shape[1:])))
         step = max(1, _CHUNK_BYTES // row_bytes)
         for start in range(0, self.shape[0], step):
-            yield self._checked(self.tensor.read(start, min(start + step, self.shape[0])))
+            yield self._checked(self.tensor.read(start, min(start + step, self.shape[0])), flaw)
 
-    def _checked(self, values: Array) -> Array:
-        # A sum is NaN or infinite if any term is, and needs no temporary; an overflowing sum of finite terms is settled exactly.
-        with np.errstate(over="ignore", invalid="ignore"):
-            suspicious = not np.isfinite(values.sum(dtype=np.float64))
-        if suspicious and not np.isfinite(values).all():
+    def _checked(self, values: Array, flaw: Callable[[Array], str | None]) -> Array:
+        if (found := flaw(values)) is not None:
             raise CheckpointError(
-                f"{self.name} <- {self.tensor.name} holds NaN or infinity; the checkpoint is damaged or was saved mid-divergence"
+                f"{self.name} <- {self.tensor.name} {found}; the checkpoint is damaged, was saved mid-divergence, "
+                "or needs a format of more range (--precision fp32 keeps any)"
             )
         return values
+
+
+def not_finite(values: Array) -> str | None:
+    """What is wrong with values that hold NaN or infinity."""
+    return None if np.isfinite(values).all() else "holds NaN or infinity"
 
 
 class Weights:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import edgelm
+from edgelm import signature
+from edgelm.signature import CacheGeometry
 from edgelm.text_generation import DecoderModel
 
 Logits = NDArray[np.float32]
@@ -37,3 +40,17 @@ def step_logits(model: DecoderModel, prompt: Sequence[int], tokens: Sequence[int
     rows = [decoder.prefill(0, prompt).copy()]
     rows += [decoder.step([token])[0].copy() for token in tokens]
     return np.stack(rows)
+
+
+def prefill_feeds(cache: CacheGeometry, prompts: Sequence[Sequence[int]]) -> dict[str, NDArray[Any]]:
+    """What a decoder's graph takes for a first prefill, all positions' logits wanted; short rows padded on the right."""
+    batch, longest = len(prompts), max(map(len, prompts))
+    shape = (batch, cache.num_key_value_heads, longest, cache.head_dim)
+    feeds: dict[str, NDArray[Any]] = {
+        signature.INPUT_IDS: np.array([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]),
+        signature.SEQLENS_K: np.array([len(prompt) - 1 for prompt in prompts], np.int32),
+        signature.TOTAL_SEQUENCE_LENGTH: np.array(longest, np.int32),
+        signature.LOGITS_INDEX: np.tile(np.arange(longest), (batch, 1)),
+    }
+    empty = np.zeros(shape, cache.dtype)
+    return feeds | {signature.past(i, kind): empty for i in range(cache.num_layers) for kind in signature.KINDS}

@@ -11,7 +11,7 @@ from edgelm.errors import CheckpointError, MissingWeights, UnusedWeights, WrongS
 from edgelm_export.checkpoint.base import Checkpoint, LazyTensor
 from edgelm_export.names import Source, name_map, per_layer, source_of
 from edgelm_export.transforms import unpermute_rope
-from edgelm_export.weights import Weights
+from edgelm_export.weights import Weights, not_finite
 
 NAMES = name_map({"head": "out"} | per_layer("blk.{i}.", {"q_proj": Source("attn_q", unpermute_rope(2))}))
 
@@ -63,7 +63,7 @@ def test_values_that_are_not_finite_name_their_tensor(bad: float) -> None:
     array[3, 1] = bad
     weight = Weights(checkpoint(out_W=array), NAMES, {}).get("head.weight", (4, 2))
     with pytest.raises(CheckpointError, match=r"head.weight <- .* holds NaN or infinity"):
-        list(weight.chunks())
+        list(weight.chunks(not_finite))
 
 
 def test_huge_finite_values_pass() -> None:
@@ -82,6 +82,6 @@ def test_unpermuting_undoes_the_permutation_of_llama_cpp() -> None:
 
 def test_chunks_join_to_the_whole() -> None:
     array = np.random.default_rng(0).standard_normal((5000, 1000)).astype(np.float32)
-    pieces = list(Weights(checkpoint(out_W=array), NAMES, {}).get("head.weight", (5000, 1000)).chunks())
+    pieces = list(Weights(checkpoint(out_W=array), NAMES, {}).get("head.weight", (5000, 1000)).chunks(not_finite))
     assert len(pieces) > 1
     np.testing.assert_array_equal(np.concatenate(pieces), array)

@@ -17,8 +17,8 @@ from tests.parity.reference import load_reference, reference_greedy, reference_l
 CASES = [case for model_type in OWN for case in random_cases(model_type, 16)]
 PROMPT_TOKENS, NEW_TOKENS = 40, 16
 
-# Greedy tokens are compared as long as each wins by this share of the largest logit; a closer race may end either way.
-CLEAR_WIN = 1e-3
+# Greedy tokens can only be demanded where each wins by more than both sides may differ.
+CLEAR_WIN = 2 * FLOAT_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     case: Case = request.param
     folder, seed = tmp_path_factory.mktemp("case"), CASES.index(case)
     checkpoint = write_checkpoint(folder / "checkpoint", case.config, random_tensors(case.config, seed))
-    ids = np.random.default_rng(seed).integers(3, case.config["vocab_size"], PROMPT_TOKENS).tolist()
     reference = load_reference(checkpoint)
-    greedy = reference_greedy(reference, ids, NEW_TOKENS)
-    return Pair(reference, export_and_load(checkpoint, folder / "package"), ids, *greedy)
+    prompt = _clear_prompt(reference, case.config["vocab_size"], seed)
+    return Pair(reference, export_and_load(checkpoint, folder / "package"), *prompt)
 
 
 def test_logits_of_a_prompt_are_equal(pair: Pair) -> None:
@@ -52,9 +51,8 @@ def test_decode_steps_are_equal(pair: Pair) -> None:
 
 
 def test_greedy_tokens_are_equal(pair: Pair) -> None:
-    clear = _clear_prefix(pair.steps)
     found = pair.model.generate(pair.ids, max_new_tokens=NEW_TOKENS, eos_token_id=(), **GREEDY).token_ids
-    assert found[:clear] == pair.tokens[:clear]
+    assert found == pair.tokens
 
 
 def test_a_ragged_batch_is_equal_row_by_row(pair: Pair) -> None:
@@ -68,8 +66,13 @@ def test_a_ragged_batch_is_equal_row_by_row(pair: Pair) -> None:
         assert distance(np.stack([first[row], second[row]]), expected[-2:]) < FLOAT_TOLERANCE
 
 
-def _clear_prefix(steps: Logits) -> int:
-    """How many tokens are decided by more than rounding, counted up to the first that is not."""
-    first, second = np.sort(steps, axis=-1)[:, :-3:-1].T
-    close = np.flatnonzero(first - second < CLEAR_WIN * np.abs(steps).max())
-    return int(close[0]) if len(close) else len(steps)
+def _clear_prompt(reference: Any, vocab_size: int, seed: int) -> tuple[list[int], list[int], Logits]:
+    """The first random prompt whose greedy continuation is no coin toss anywhere, with that continuation."""
+    rng = np.random.default_rng(seed)
+    for _ in range(20):
+        ids = rng.integers(3, vocab_size, PROMPT_TOKENS).tolist()
+        tokens, steps = reference_greedy(reference, ids, NEW_TOKENS)
+        first, second = np.sort(steps, axis=-1)[:, :-3:-1].T
+        if (first - second).min() > CLEAR_WIN * np.abs(steps).max():
+            return ids, tokens, steps
+    raise ValueError("20 prompts in a row run into near ties; the random weights are too flat")

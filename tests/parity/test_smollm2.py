@@ -12,13 +12,12 @@ from transformers import AutoTokenizer
 
 from edgelm.text_generation import DecoderModel
 from edgelm_export.quality import evaluation_text
-from tests.architectures.running import GREEDY, distance, export_and_load
+from tests.architectures.running import FLOAT_TOLERANCE, GREEDY, distance, export_and_load
 from tests.parity.reference import load_reference, reference_logits
 from tests.parity.smollm2 import smollm2_gguf
 
 pytestmark = pytest.mark.weights
 
-TOLERANCE = 1e-3  # relative to the largest logit; 30 layers of float32 rounding
 PARAMETERS = 134_515_008
 TEXT_TOKENS, NEW_TOKENS = 512, 64
 PROMPTS = [
@@ -53,7 +52,7 @@ def test_the_reference_has_every_weight_in_float32(reference: Any) -> None:
 def test_logits_of_a_text_are_equal(reference: Any, model: DecoderModel) -> None:
     ids = model.tokenizer.encode(evaluation_text())[:TEXT_TOKENS]
     assert len(ids) == TEXT_TOKENS
-    assert distance(model.logits(ids), reference_logits(reference, ids)) < TOLERANCE
+    assert distance(model.logits(ids), reference_logits(reference, ids)) < FLOAT_TOLERANCE
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)

@@ -38,11 +38,25 @@ class QuantizedWeight:
 
 def matmul_nbits(g: GraphBuilder, x: ir.Value, weight: QuantizedWeight, bias: ir.Value | None = None) -> ir.Value:
     """x @ weight.T + bias with the weight dequantized on the fly."""
+    if weight.format.block_sums:
+        x = _with_block_sums(g, x, weight.format.block_size)
     inputs = [x, weight.packed, weight.scales, weight.zero_points, None, bias]
     while inputs[-1] is None:
         inputs.pop()
-    attributes = {"K": weight.k, "N": weight.n, "bits": weight.format.bits, "block_size": weight.format.block_size}
+    attributes = {
+        "K": weight.format.columns(weight.k),
+        "N": weight.n,
+        "bits": weight.format.bits,
+        "block_size": weight.format.block_size,
+    }
     return g.op("MatMulNBits", *inputs, domain=CONTRIB, accuracy_level=g.provider.accuracy_level, **attributes)
+
+
+def _with_block_sums(g: GraphBuilder, x: ir.Value, block_size: int) -> ir.Value:
+    """[batch, sequence, k] -> [batch, sequence, k + k / block_size]: the sum of each block of the input behind it."""
+    blocks = g.op("Reshape", x, g.constant(np.array([0, 0, -1, block_size], np.int64)))
+    sums = g.op("ReduceSum", blocks, g.constant(np.array([-1], np.int64)), keepdims=0)
+    return g.op("Concat", x, sums, axis=-1)
 
 
 def gather_block_quantized(g: GraphBuilder, ids: ir.Value, weight: QuantizedWeight) -> ir.Value:

@@ -32,7 +32,8 @@ def linear(
     group = group or next(iter(sizes))
     weights = [g.weight(f"{name}.weight", (size, in_features)) for name, size in sizes.items()]
     added = _bias(g, group, sizes) if bias else None
-    return g.tap(group, _project(g, x, g.name(group), weights, added))
+    form = g.recipe.format_for(g.name(group)).fit(in_features)
+    return g.tap(group, _project(g, x, g.name(group), weights, form, added))
 
 
 def split(g: GraphBuilder, x: ir.Value, sizes: Sequence[int]) -> tuple[ir.Value, ...]:
@@ -44,7 +45,7 @@ def embedding(g: GraphBuilder, ids: ir.Value, c: ModelConfig) -> ir.Value:
     """Rows of the token table: ids [batch, sequence] -> [batch, sequence, hidden_size]."""
     weights = [g.weight("embed_tokens.weight", (c.vocab_size, c.hidden_size))]
     name = "lm_head" if c.tie_word_embeddings else "embed_tokens"
-    stored = _store(g, name, weights, g.recipe.format_for(name))
+    stored = _store(g, name, weights, g.recipe.format_for(name).fit(c.hidden_size, gathered=True))
     if isinstance(stored, QuantizedWeight):
         return g.tap("embed_tokens", gather_block_quantized(g, ids, stored))
     return g.tap("embed_tokens", as_activation(g, g.op("Gather", stored, ids, axis=0), stored.dtype))
@@ -53,7 +54,8 @@ def embedding(g: GraphBuilder, ids: ir.Value, c: ModelConfig) -> ir.Value:
 def lm_head(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> ir.Value:
     """Logits of each hidden state; a tied head is the token table itself, stored once."""
     table = "embed_tokens" if c.tie_word_embeddings else "lm_head"
-    return _project(g, x, "lm_head", [g.weight(f"{table}.weight", (c.vocab_size, c.hidden_size))], None)
+    form = g.recipe.format_for("lm_head").fit(c.hidden_size, gathered=c.tie_word_embeddings)
+    return _project(g, x, "lm_head", [g.weight(f"{table}.weight", (c.vocab_size, c.hidden_size))], form, None)
 
 
 def as_activation(g: GraphBuilder, value: ir.Value, dtype: ir.DataType | None = None) -> ir.Value:
@@ -62,8 +64,10 @@ def as_activation(g: GraphBuilder, value: ir.Value, dtype: ir.DataType | None = 
     return value if (dtype or value.dtype) == wanted else g.op("Cast", value, to=wanted)
 
 
-def _project(g: GraphBuilder, x: ir.Value, name: str, weights: Sequence[Weight], bias: ir.Value | None) -> ir.Value:
-    stored = _store(g, name, weights, g.recipe.format_for(name))
+def _project(
+    g: GraphBuilder, x: ir.Value, name: str, weights: Sequence[Weight], form: Format, bias: ir.Value | None
+) -> ir.Value:
+    stored = _store(g, name, weights, form)
     if isinstance(stored, QuantizedWeight):
         return matmul_nbits(g, x, stored, bias)
     product = matmul_transposed(g, x, as_activation(g, stored))
@@ -81,37 +85,33 @@ def _bias(g: GraphBuilder, group: str, sizes: Mapping[str, int]) -> ir.Value:
 def _store(g: GraphBuilder, name: str, weights: Sequence[Weight], form: Format) -> ir.Value | QuantizedWeight:
     """Joins the weights' rows, in the format asked for, piece by piece."""
     n, k = sum(weight.shape[0] for weight in weights), weights[0].shape[1]
-    if form.bits >= 16:
-        dtype = np.dtype(form.dtype)
-        chunks = (chunk.astype(dtype, copy=False) for weight in weights for chunk in weight.chunks())
-        return g.stored(f"{name}.weight", dtype.name, (n, k), lambda: chunks)
-    return _store_quantized(g, name, weights, form, (n, k))
+    if form.bits < 16:
+        return _store_quantized(g, name, weights, form, (n, k))
+    dtype = np.dtype(form.dtype)
+    chunks = (chunk.astype(dtype, copy=False) for weight in weights for chunk in weight.chunks(form.flaw))
+    return g.stored(f"{name}.weight", dtype.name, (n, k), lambda: chunks)
 
 
 def _store_quantized(
     g: GraphBuilder, name: str, weights: Sequence[Weight], form: Format, shape: tuple[int, int]
 ) -> QuantizedWeight:
     n, k = shape
-    blocks = -(-k // form.block_size)
+    blocks = form.blocks(k)
     scales: list[np.ndarray] = []
     zero_points: list[np.ndarray] = []
 
     def packed() -> Iterator[np.ndarray]:
         for weight in weights:
-            for chunk in weight.chunks():
+            for chunk in weight.chunks(form.flaw):
                 part = form.quantize(chunk)
                 scales.append(part.scales)
                 if part.zero_points is not None:
                     zero_points.append(part.zero_points)
                 yield part.packed
 
+    # Scales and zero points are there once the last piece is packed, so they are stored in this order.
     stored = g.stored(f"{name}.packed", "uint8", (n, blocks, form.block_size * form.bits // 8), packed)
-    scale = g.stored(
-        f"{name}.scales",
-        form.scale_dtype,
-        (n, blocks),
-        lambda: (s.astype(form.scale_dtype, copy=False) for s in scales),
-    )
+    scale = g.stored(f"{name}.scales", form.scale_dtype, (n, blocks), lambda: scales)
     zeros = None
     if not form.symmetric:
         zeros = g.stored(f"{name}.zero_points", "uint8", (n, -(-blocks * form.bits // 8)), lambda: zero_points)

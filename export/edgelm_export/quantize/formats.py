@@ -1,17 +1,34 @@
-"""Weight formats: float32 rows [n, k] in, what is stored out. Blocks of a row share a scale (MatMulNBits' layout)."""
+"""Weight formats: float32 rows [n, k] in, what a package stores out, and back. A row's result depends on that row alone.
+
+Bits are laid out as ONNX Runtime's MatMulNBits and GatherBlockQuantized read them. Per row:
+
+    packed       | block 0            | block 1 | ...      4 bits: byte = code 2i | code 2i+1 << 4;  8 bits: byte = code
+    scales       | block 0 | block 1 | ...                 float16; a weight is (code - zero point) * scale
+    zero_points  | block 0, block 1 | ...                  packed like codes; absent means 2^(bits-1)
+
+With block sums the row is longer by one column for each block: the input is extended by the sum of each of its blocks, and these
+columns carry what a whole zero point cannot say. So affine blocks (weight = code * scale + offset) run on the integer kernel.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import InvalidOption
+from edgelm_export.quantize import rounding
 
 Rows = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
+Scales = NDArray[np.float16]
+
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+_CHUNK_VALUES = 1 << 18  # a search's temporaries of this many float32 stay in the second-level cache
+_LARGEST_SCALE = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
@@ -19,43 +36,111 @@ class Quantized:
     """Rows in a block format: packed [n, blocks, block_size * bits / 8], scales [n, blocks], zero points [n, ceil(blocks * bits / 8)]."""
 
     packed: Bytes
-    scales: Rows
+    scales: Scales
     zero_points: Bytes | None
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a weight is stored: `bits` 32 and 16 are floats, fewer are blocks of integers with a scale each."""
+    """How a weight is stored: `bits` 32 and 16 are floats, fewer are blocks of integers with a float16 scale each.
+
+    Args:
+        symmetric: no zero points are stored.
+        block_sums: the input must be extended by its block sums, [..., k] -> [..., k + k / block_size].
+        dtype: of a float format.
+    """
 
     name: str
     bits: int
     block_size: int = 0
     symmetric: bool = True
+    block_sums: bool = False
     dtype: str = "float32"
     scale_dtype: str = "float16"
 
-    def quantize(self, rows: Rows) -> Quantized:
-        """Rounds rows [n, k] to nearest; the value farthest from zero of each block is the end of its range."""
-        n, k = rows.shape
+    def fit(self, k: int, *, gathered: bool = False) -> Format:
+        """The format to use for rows of k columns: the largest block that divides k, but not above this one's.
+
+        Where none divides k the last block is padded. Block sums need whole blocks, and a table whose rows are looked up
+        (`gathered`) has no input to extend; both fall back to whole zero points.
+        """
+        if self.bits >= 16:
+            return self
+        dividing = [size for size in BLOCK_SIZES if size <= self.block_size and k % size == 0]
+        size = max(dividing) if dividing else min(self.block_size, 32)
+        return _named(self.bits, size, _kind(self.symmetric, self.block_sums and bool(dividing) and not gathered))
+
+    def blocks(self, k: int) -> int:
+        """Stored blocks of a row of k columns, those that carry the block sums' columns included."""
         blocks = -(-k // self.block_size)
-        padded = np.zeros((n, blocks * self.block_size), np.float32)
-        padded[:, :k] = rows
-        x = padded.reshape(n, blocks, self.block_size)
-        half = 1 << (self.bits - 1)
-        peak = np.take_along_axis(x, np.abs(x).argmax(-1)[..., None], -1)[..., 0]
-        scales = (peak / -half).astype(self.scale_dtype).astype(np.float32)
-        inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
-        q = np.clip(np.rint(x * inverse[..., None]) + half, 0, 2 * half - 1).astype(np.uint8)
-        packed = q if self.bits == 8 else (q[..., 0::2] | (q[..., 1::2] << 4)).astype(np.uint8)
-        return Quantized(packed, scales, None)
+        return blocks + -(-blocks // self.block_size) if self.block_sums else blocks
 
+    def columns(self, k: int) -> int:
+        """Columns of the kernel's input for weight rows of k columns: its attribute K."""
+        return k + k // self.block_size if self.block_sums else k
 
-FORMATS: Mapping[str, Format] = {
-    "float32": Format("float32", 32),
-    "float16": Format("float16", 16, dtype="float16"),
-    "int8-b64": Format("int8-b64", 8, 64),
-    "int4-b32": Format("int4-b32", 4, 32),
-}
+    def nbytes(self, n: int, k: int) -> int:
+        """What n rows of k columns take in the package."""
+        if self.bits >= 16:
+            return n * k * self.bits // 8
+        blocks = self.blocks(k)
+        zero_points = 0 if self.symmetric else -(-blocks * self.bits // 8)
+        return n * (blocks * (self.block_size * self.bits // 8 + np.dtype(self.scale_dtype).itemsize) + zero_points)
+
+    def flaw(self, rows: Rows) -> str | None:
+        """Why these rows cannot be stored in this format, or None: NaN, infinity, values beyond what float16 (scales) can hold."""
+        low, high = (float(rows.min()), float(rows.max())) if rows.size else (0.0, 0.0)
+        if not np.isfinite(low + high):
+            return "holds NaN or infinity"
+        limit = _LARGEST_SCALE * {32: np.inf, 16: 1, 8: 127, 4: 7}[self.bits]
+        if max(-low, high) > limit:
+            return f"holds values up to {max(-low, high):.3g}, and {self.name} reaches {limit:.3g} only"
+        return None
+
+    def quantize(self, rows: Rows) -> Quantized:
+        """Rows [n, k], free of flaws and fitted (`fit`), to what is stored; k of the last block's columns may be padding."""
+        parts = [self._quantize(rows[start:stop]) for start, stop in _pieces(*rows.shape)]
+        if len(parts) == 1:
+            return parts[0]
+        zero_points = [part.zero_points for part in parts if part.zero_points is not None]
+        return Quantized(
+            np.concatenate([part.packed for part in parts]),
+            np.concatenate([part.scales for part in parts]),
+            np.concatenate(zero_points) if zero_points else None,
+        )
+
+    def dequantize(self, stored: Quantized, k: int) -> Rows:
+        """The rows [n, k] that the kernels compute with."""
+        blocks = stored.packed.shape[1]
+        codes = _unpack(stored.packed, self.bits).astype(np.float32)
+        zero = np.float32(1 << (self.bits - 1))
+        if stored.zero_points is not None:
+            zero = _unpack(stored.zero_points, self.bits)[:, :blocks, None].astype(np.float32)
+        values: Rows = (codes - zero) * stored.scales.astype(np.float32)[..., None]
+        if not self.block_sums:
+            return values.reshape(len(values), -1)[:, :k]
+        main = k // self.block_size
+        offsets = values[:, main:].reshape(len(values), -1)[:, :main]
+        return (values[:, :main] + offsets[..., None]).reshape(len(values), k)
+
+    def _quantize(self, rows: Rows) -> Quantized:
+        n = len(rows)
+        columns = _columns(rows, self.block_size)
+        if self.symmetric:
+            found = rounding.symmetric(columns, self.bits)
+            return Quantized(_pack(_rows(found.codes, n), self.bits), _scales(found.scale, n), None)
+        found = (rounding.affine if self.block_sums else rounding.asymmetric)(columns, self.bits)
+        codes, scales = _rows(found.codes, n), _scales(found.scale, n)
+        zero = found.zero.reshape(n, -1)
+        whole = np.clip(np.rint(zero), 0, (1 << self.bits) - 1)
+        if self.block_sums:
+            offsets = rounding.symmetric(
+                _columns((whole - zero) * scales.astype(np.float32), self.block_size), self.bits
+            )
+            codes = np.concatenate([codes, _rows(offsets.codes, n)], axis=1)
+            scales = np.concatenate([scales, _scales(offsets.scale, n)], axis=1)
+            whole = np.pad(whole, ((0, 0), (0, scales.shape[1] - whole.shape[1])), constant_values=1 << (self.bits - 1))
+        return Quantized(_pack(codes, self.bits), scales, _pack_padded(whole.astype(np.uint8), self.bits))
 
 
 def find_format(name: str) -> Format:
@@ -67,3 +152,72 @@ def find_format(name: str) -> Format:
     if name not in FORMATS:
         raise InvalidOption(f"weight format {name!r} is not known (known: {', '.join(FORMATS)})")
     return FORMATS[name]
+
+
+def with_block_size(name: str, block_size: int) -> str:
+    """The name of the same format with another block size; float formats stay as they are.
+
+    Raises:
+        InvalidOption: kernels have no such block size.
+    """
+    if block_size not in BLOCK_SIZES:
+        raise InvalidOption(f"block size {block_size} is not one of {', '.join(map(str, BLOCK_SIZES))}")
+    return re.sub(r"-b\d+", f"-b{block_size}", name)
+
+
+def _named(bits: int, block_size: int, kind: str) -> Format:
+    name = f"int{bits}-b{block_size}{kind}"
+    return Format(name, bits, block_size, symmetric=not kind, block_sums=kind == "-affine")
+
+
+def _kind(symmetric: bool, block_sums: bool) -> str:
+    if symmetric:
+        return ""
+    return "-affine" if block_sums else "-asym"
+
+
+_FLOATS = (Format("float32", 32), Format("float16", 16, dtype="float16"))
+_BLOCKS = tuple(
+    _named(bits, size, kind)
+    for bits, kinds in ((8, ("",)), (4, ("", "-asym", "-affine")))
+    for kind in kinds
+    for size in BLOCK_SIZES
+)
+FORMATS: Mapping[str, Format] = {form.name: form for form in (*_FLOATS, *_BLOCKS)}
+
+
+def _pieces(n: int, k: int) -> Iterator[tuple[int, int]]:
+    step = max(1, _CHUNK_VALUES // max(1, k))
+    for start in range(0, max(1, n), step):
+        yield start, start + step
+
+
+def _columns(rows: Rows, block_size: int) -> Rows:
+    """[n, k] -> [block_size, n * blocks], zeros in the padding of the last block."""
+    k = rows.shape[1]
+    padded = np.pad(rows, ((0, 0), (0, -k % block_size))) if k % block_size else rows
+    return np.ascontiguousarray(padded.reshape(-1, block_size).T)
+
+
+def _rows(codes: Rows, n: int) -> Bytes:
+    """[block_size, n * blocks] -> [n, blocks, block_size]."""
+    return np.ascontiguousarray(codes.T.astype(np.uint8)).reshape(n, -1, len(codes))
+
+
+def _scales(scale: Rows, n: int) -> Scales:
+    return scale.astype(np.float16).reshape(n, -1)
+
+
+def _pack(codes: Bytes, bits: int) -> Bytes:
+    return codes if bits == 8 else codes[..., 0::2] | (codes[..., 1::2] << np.uint8(4))
+
+
+def _pack_padded(codes: Bytes, bits: int) -> Bytes:
+    odd = codes.shape[-1] % (8 // bits)
+    return _pack(np.pad(codes, ((0, 0), (0, odd))) if odd else codes, bits)
+
+
+def _unpack(packed: Bytes, bits: int) -> Bytes:
+    if bits == 8:
+        return packed
+    return np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1).reshape(*packed.shape[:-1], -1)

@@ -1,34 +1,68 @@
-"""Recipes: which tensor gets which format. Ordered rules of glob -> format on canonical names; the first match wins."""
+"""Recipes: which weight gets which format. Ordered rules of glob -> format on the names of (joined) projections; the first match wins.
+
+Names are layers.{i}.qkv_proj, .o_proj, .gate_up_proj, .down_proj, lm_head and embed_tokens (a tied table goes by lm_head).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from edgelm.errors import InvalidOption
-from edgelm_export.quantize.formats import Format, find_format
+from edgelm_export.quantize.formats import Format, find_format, with_block_size
 
-PRECISIONS = ("fp32", "fp16", "int8", "int4")
+PRECISIONS = ("fp32", "fp16", "int8", "int4", "int4-plain")
+
+Rule = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Ordered rules."""
+    """Ordered rules (glob, format name). It remembers which rules decided, so that one that never did can be reported.
+
+    Args:
+        optional: how many of the last rules may go unused: those a preset added, not the user.
+    """
 
     name: str
-    rules: tuple[tuple[str, str], ...]
+    rules: tuple[Rule, ...]
+    optional: int = 0
+    _decided: set[int] = field(default_factory=set[int], repr=False, compare=False)
 
     def format_for(self, name: str) -> Format:
-        """The format of the weight called `name`, as in layers.3.qkv_proj."""
-        for pattern, form in self.rules:
+        """The format of the weight called `name`.
+
+        Raises:
+            InvalidOption: no rule matches, or the rule names a format that does not exist.
+        """
+        for i, (pattern, form) in enumerate(self.rules):
             if fnmatchcase(name, pattern):
+                self._decided.add(i)
                 return find_format(form)
-        raise InvalidOption(f"recipe {self.name} has no rule for {name}; end it with a rule for *")
+        raise InvalidOption(f"recipe {self.name} has no rule for {name}; end it with a rule for '*'")
+
+    def unused_rules(self) -> tuple[Rule, ...]:
+        """The rules that have decided nothing so far and should have."""
+        required = self.rules[: len(self.rules) - self.optional]
+        return tuple(rule for i, rule in enumerate(required) if i not in self._decided)
 
     def check_used(self) -> None:
-        """Every rule must have matched."""
+        """Called once every weight has asked for its format.
+
+        Raises:
+            InvalidOption: a rule decided nothing; all such rules are listed.
+        """
+        unused = ", ".join(repr(pattern) for pattern, _ in self.unused_rules())
+        if unused:
+            raise InvalidOption(
+                f"recipe {self.name}: {unused} decided the format of no weight: misspelt, or an earlier rule takes all it matches "
+                "(names are like layers.0.qkv_proj, layers.0.o_proj, layers.0.gate_up_proj, layers.0.down_proj, lm_head)"
+            )
 
     def as_manifest(self) -> dict[str, Any]:
         """Plain data for the manifest."""
@@ -36,18 +70,88 @@ class Recipe:
 
 
 def preset(precision: str, num_hidden_layers: int, block_size: int | None = None) -> Recipe:
-    """The recipe a precision stands for."""
-    rules = {
-        "fp32": (("*", "float32"),),
-        "fp16": (("*", "float16"),),
-        "int8": (("*", "int8-b64"),),
-        "int4": (("lm_head", "int8-b64"), ("*", "int4-b32")),
+    """The recipe a precision stands for.
+
+    Args:
+        block_size: weights that share a scale, in place of the preset's own; for int4 that of the 4-bit weights.
+
+    Raises:
+        InvalidOption: unknown precision, or a block size that kernels lack.
+    """
+    presets = {
+        "fp32": lambda: [("*", "float32")],
+        "fp16": lambda: [("*", "float16")],
+        "int8": lambda: [("*", "int8-b128")],
+        "int4": lambda: _int4(num_hidden_layers),
+        "int4-plain": lambda: [("layers.*", "int4-b32"), ("*", "int8-b128")],
     }
-    if precision not in rules:
+    if precision not in presets:
         raise InvalidOption(f"precision {precision!r} is not known (known: {', '.join(PRECISIONS)})")
-    return Recipe(precision, rules[precision])
+    rules = presets[precision]()
+    if block_size is not None:
+        rules = [(glob, _resized(form, precision, block_size)) for glob, form in rules]
+    return Recipe(precision, tuple(rules), optional=len(rules))
 
 
-def recipe_from_file(path: Path) -> Recipe:
-    """A recipe read from a file."""
-    raise InvalidOption(f"{path}: recipes in files are not read yet")
+def recipe_from_file(path: Path, num_hidden_layers: int, block_size: int | None = None) -> Recipe:
+    """A recipe written by a user, TOML or JSON: `rules`, a table of glob = format, and `precision`, the preset for what no rule matches.
+
+    Raises:
+        InvalidOption: the file cannot be read, or holds something else.
+    """
+    raw = _read(path)
+    unknown = sorted(set(raw) - {"precision", "rules"})
+    if unknown:
+        raise InvalidOption(
+            f"{path}: {', '.join(unknown)} is no part of a recipe; it has 'precision' and a table 'rules'"
+        )
+    rules = raw.get("rules", {})
+    if not isinstance(rules, Mapping) or not all(isinstance(form, str) for form in rules.values()):
+        raise InvalidOption(
+            f'{path}: \'rules\' must be a table of glob = format name, as in "layers.*.down_proj" = "int8-b128"'
+        )
+    try:
+        for form in rules.values():
+            find_format(form)
+        base = preset(str(raw["precision"]), num_hidden_layers, block_size) if "precision" in raw else Recipe("", ())
+    except InvalidOption as error:
+        raise InvalidOption(f"{path}: {error}") from error
+    return Recipe(path.name, (*rules.items(), *base.rules), optional=len(base.rules))
+
+
+def _int4(num_hidden_layers: int) -> list[Rule]:
+    """Eight bits where a byte buys most; of down_proj the first and last layers and every third between.
+
+    Measured on SmolLM2-135M with weights off any 4-bit grid: the mean KL divergence that four bits add for each MB they save is
+    0.018 for qkv_proj, 0.008 for down_proj (most of it in few layers), 0.003 for gate_up_proj and o_proj.
+    """
+    sensitive = [("layers.*.qkv_proj", "int8-b128")]
+    sensitive += [(f"layers.{i}.down_proj", "int8-b128") for i in _favoured(num_hidden_layers)]
+    return [*sensitive, ("layers.*", "int4-b32-affine"), ("*", "int8-b128")]
+
+
+def _favoured(num_hidden_layers: int) -> Iterable[int]:
+    edge = num_hidden_layers // 8
+    for i in range(num_hidden_layers):
+        if i < edge or i >= num_hidden_layers - edge or (i - edge) % 3 == 2:
+            yield i
+
+
+def _resized(form: str, precision: str, block_size: int) -> str:
+    with_size = with_block_size(form, block_size)
+    return with_size if precision == "int8" or form.startswith("int4") else form
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidOption(f"{path}: the recipe cannot be read: {error}") from error
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidOption(
+            f"{path}: the recipe is neither TOML nor JSON (a name ending in .json is read as JSON): {error}"
+        ) from error
+    if not isinstance(raw, Mapping):
+        raise InvalidOption(f"{path}: a recipe is a table with 'precision' and 'rules'")
+    return raw

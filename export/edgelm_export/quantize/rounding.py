@@ -1,0 +1,139 @@
+"""Rounding of weight blocks: blocks [block_size, count] in, float16 scales, zero points and integer codes out.
+
+A code q stands for (q - zero) * scale. Each block is a column here: sums over a block are then plain vector additions. The searches
+minimise the squared error of a block; the simple rule of the format is always among the candidates, so they are never worse than it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[np.float32]
+Grid: TypeAlias = tuple[Array, Array]  # scale, zero: [count] each
+
+_ROUNDS = 4  # of least squares; more gain less than 0.5 % of the squared error
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """One grid and the codes on it: scale and zero [count], codes [block_size, count] as whole float32 numbers."""
+
+    scale: Array
+    zero: Array
+    codes: Array
+    error: Array
+
+
+def symmetric(blocks: Array, bits: int) -> Rounded:
+    """Zero point 2^(bits-1). Eight bits: round to nearest; fewer: searched scale, starting where the largest value is the lowest code."""
+    half = float(1 << (bits - 1))
+    zero = np.full(blocks.shape[1], half, np.float32)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(0)[None], 0)[0]
+    if bits == 8:  # the largest value is code 255 or 1, as in Q8_0, whose integers are thus kept
+        return round_to(blocks, bits, np.abs(largest) / np.float32(half - 1))
+    lowest = largest / np.float32(-half)
+    starts = [(lowest * np.float32(f), zero) for f in (1.0, 0.9, 0.8, -half / (half - 1))]
+    return _search(blocks, bits, starts, _refit_scale)
+
+
+def asymmetric(blocks: Array, bits: int) -> Rounded:
+    """Whole zero point: simple rule is the range from lowest to highest value, with 0 in it."""
+    top = np.float32((1 << bits) - 1)
+    low, high = np.minimum(blocks.min(0), 0), np.maximum(blocks.max(0), 0)
+    scale, free = _storable((high - low) / top), affine(blocks, bits)
+    narrow = scale * np.float32(0.9)
+    centred = (top - (low + high) * _inverse(narrow)) / np.float32(2)
+    zeros = (-low * _inverse(scale), free.zero, centred)
+    starts = [(s, _whole(zero, top)) for s, zero in zip((scale, free.scale, narrow), zeros, strict=True)]
+    return _search(blocks, bits, starts, _refit_scale)
+
+
+def affine(blocks: Array, bits: int) -> Rounded:
+    """Fractional zero point.
+
+    A block of evenly spaced values is kept as it is when it uses all 2^bits levels but at most two at the ends (Q4_1, Q4_K).
+    """
+    top = np.float32((1 << bits) - 1)
+    low, high = np.minimum(blocks.min(0), 0), np.maximum(blocks.max(0), 0)  # so the zero point lies between codes
+    starts: list[Grid] = []
+    for empty in (0, 1, 2):
+        scale = _storable((high - low) / (top - np.float32(empty)))
+        starts.append((scale, np.float32(empty // 2) - low * _inverse(scale)))
+    narrow = _storable((high - low) * np.float32(0.9) / top)
+    starts.append((narrow, (top - (low + high) * _inverse(narrow)) / np.float32(2)))
+    return _search(blocks, bits, starts, _refit_scale_and_zero)
+
+
+def round_to(blocks: Array, bits: int, scale: Array, zero: Array | None = None) -> Rounded:
+    """Round to nearest on a given grid, its scale as float16; zero point 2^(bits-1) by default."""
+    half = np.full_like(scale, 1 << (bits - 1))
+    return _evaluate(blocks, bits, _storable(scale), half if zero is None else zero)
+
+
+def _search(blocks: Array, bits: int, starts: Iterable[Grid], refit: Callable[[Array, Rounded], Grid]) -> Rounded:
+    best: Rounded | None = None
+    for scale, zero in starts:
+        best = _better(best, round_to(blocks, bits, scale, zero))
+    if best is None:
+        raise ValueError("a search needs a start")
+    for _ in range(_ROUNDS):
+        scale, zero = refit(blocks, best)
+        top = np.float32((1 << bits) - 1)
+        best = _better(best, round_to(blocks, bits, scale, np.clip(zero, -0.5, top + np.float32(0.5))))
+    return best
+
+
+def _evaluate(blocks: Array, bits: int, scale: Array, zero: Array) -> Rounded:
+    codes = blocks * _inverse(scale)
+    codes += zero
+    np.clip(np.rint(codes, out=codes), 0, (1 << bits) - 1, out=codes)
+    error = (codes - zero) * scale
+    error -= blocks
+    error *= error
+    return Rounded(scale, zero, codes, error.sum(0))
+
+
+def _better(old: Rounded | None, new: Rounded) -> Rounded:
+    if old is None:
+        return new
+    use = new.error < old.error
+    pick = [np.where(use, getattr(new, name), getattr(old, name)) for name in ("scale", "zero", "codes", "error")]
+    return Rounded(*pick)
+
+
+def _refit_scale(blocks: Array, best: Rounded) -> Grid:
+    """Least squares for the scale, codes and zero point held."""
+    centred = best.codes - best.zero
+    over = (centred * blocks).sum(0)
+    centred *= centred
+    return over * _inverse(centred.sum(0)), best.zero
+
+
+def _refit_scale_and_zero(blocks: Array, best: Rounded) -> Grid:
+    """Least squares for scale and zero point, codes held: the line through (code, weight)."""
+    # The slope is rounded to what is stored before the intercept is set, so that the intercept can make up for it.
+    count = np.float32(len(blocks))
+    codes = best.codes - best.codes.mean(0)
+    mean = blocks.mean(0)
+    slope = _storable((codes * blocks).sum(0) * _inverse((codes * codes).sum(0)))
+    zero = best.codes.sum(0) / count - mean * _inverse(slope)
+    return slope, zero
+
+
+def _storable(scale: Array) -> Array:
+    """The nearest float16, which is what a package stores."""
+    return scale.astype(np.float16).astype(np.float32)
+
+
+def _inverse(scale: Array) -> Array:
+    """1 / scale, and 0 where scale is 0: a block of zeros has scale 0."""
+    return np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
+
+
+def _whole(zero: Array, top: np.float32) -> Array:
+    return np.clip(np.rint(zero), 0, top)

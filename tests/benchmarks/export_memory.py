@@ -1,0 +1,104 @@
+"""Peak resident memory and time of `edgelm export --no-verify`, in processes of their own, and whether two exports give the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from contenders import folder_size
+from environments import BUILD
+from machine import machine
+from results import RESULTS, say, write
+from synthetic import write_checkpoint
+
+from edgelm_export.sources import resolve_source
+
+_EXPORT = "from edgelm.cli import main; main()"
+
+
+@click.command()
+@click.option("--model", default="smollm2-135m-instruct", show_default=True, help="The real checkpoint.")
+@click.option("--precision", default="int4", show_default=True)
+@click.option(
+    "--large/--no-large",
+    default=True,
+    show_default=True,
+    help="Also a synthetic checkpoint of 4 GB (needs 6 GB of disk).",
+)
+@click.option("--output", type=click.Path(path_type=Path), help="[default: docs/benchmarks/memory.json]")
+def main(model: str, precision: str, large: bool, output: Path | None) -> None:
+    """Measure what an export needs."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    checkpoint = resolve_source(model).path
+    exports = {model: export_twice(checkpoint, precision)}
+    if large:
+        folder = BUILD / "synthetic"
+        try:
+            size = write_checkpoint(folder)
+            exports[f"synthetic llama, 32 layers, {size / 1e9:.1f} GB of bfloat16"] = export_twice(folder, precision)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    values = {
+        "what": "memory",
+        "machine": machine(),
+        "command": "python tests/benchmarks/export_memory.py",
+        "settings": {"precision": precision},
+        "exports": exports,
+    }
+    write(values, output or RESULTS / "memory.json")
+
+
+def export_twice(checkpoint: Path, precision: str) -> dict[str, Any]:
+    """Exports a checkpoint two times and compares every file."""
+    runs = [_export(checkpoint, precision, BUILD / f"memory-{number}") for number in (1, 2)]
+    result = {
+        "checkpoint_bytes": checkpoint.stat().st_size if checkpoint.is_file() else folder_size(checkpoint),
+        "package_bytes": runs[0]["bytes"],
+        "seconds": round(min(run["seconds"] for run in runs), 1),
+        "peak_rss_mb": round(max(run["peak_rss"] for run in runs) / 1e6, 1),
+        "same_bytes": runs[0]["digests"] == runs[1]["digests"],
+    }
+    say(
+        f"{checkpoint.name}: peak {result['peak_rss_mb']} MB, {result['seconds']} s, "
+        f"same bytes twice: {result['same_bytes']}"
+    )
+    return result
+
+
+def _export(checkpoint: Path, precision: str, folder: Path) -> dict[str, Any]:
+    command = [sys.executable, "-c", _EXPORT, "export", str(checkpoint), "-o", str(folder)]
+    command += ["--precision", precision, "--no-verify", "--force"]
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)  # this child's own usage; RUSAGE_CHILDREN is the largest of all so far
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed with exit code {process.returncode}")
+    try:
+        digests = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+        scale = 1024 if sys.platform != "darwin" else 1
+        return {
+            "seconds": seconds,
+            "peak_rss": usage.ru_maxrss * scale,
+            "digests": digests,
+            "bytes": folder_size(folder),
+        }
+    finally:
+        shutil.rmtree(folder)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""`make bench`: speed beside divergence, against peers in their own environments, into docs/benchmarks/ and docs/benchmarks.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from contenders import PEER, REFERENCE, Contender, contenders, folder_size, prepare
+from machine import machine, pick_cpus
+from measure import (
+    NEW_TOKENS,
+    PREFILL_TOKENS,
+    PROMPT_TOKENS,
+    evaluation_ids,
+    measure_divergence,
+    measure_speed,
+    summarize,
+)
+from results import RESULTS, say, write
+
+from edgelm_export.sources import resolve_source
+
+DEFAULT = ("edgelm-int4", "edgelm-int4-plain", "edgelm-int8", PEER, "genai-int4-own-threads")
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--model", default="smollm2-135m-instruct", show_default=True, help="Anything `edgelm export` takes.")
+@click.option("--rounds", default=5, show_default=True, help="How often each contender is measured.")
+@click.option("--threads", default=2, show_default=True, help="Threads, and cores all workers are pinned to.")
+@click.option("--no-divergence", is_flag=True, help="Measure speed only.")
+@click.option("--output", type=click.Path(path_type=Path), help="Result file. [default: docs/benchmarks/speed.json]")
+def main(
+    names: tuple[str, ...], model: str, rounds: int, threads: int, no_divergence: bool, output: Path | None
+) -> None:
+    """Measure the contenders NAMES (default: all quantized ones) in turn and write the results."""
+    everything = _entered([*(names or DEFAULT), REFERENCE], model, threads)
+    entered = {name: everything[name] for name in names or DEFAULT}
+    reference = everything[REFERENCE]
+    ids, cpus = evaluation_ids(reference[1]), pick_cpus(threads)
+    quality = {} if no_divergence else measure_divergence(entered, reference, ids, cpus, say)
+    results = measure_speed(entered, ids, cpus, rounds, say)
+    peer = results.get(PEER)
+    values = {
+        "what": "speed",
+        "machine": machine(),
+        "command": " ".join(["python tests/benchmarks/run.py", *names, f"--model {model} --rounds {rounds}"]),
+        "model": _model(model),
+        "settings": _settings(threads, rounds, len(ids)),
+        "contenders": {
+            name: {
+                **_facts(*entered[name]),
+                "quality": quality.get(name, {}),
+                "summary": summarize(results[name], None if name == PEER else peer),
+                "rounds": results[name],
+            }
+            for name in entered
+        },
+    }
+    write(values, output or RESULTS / "speed.json")
+
+
+def _entered(names: Sequence[str], model: str, threads: int) -> dict[str, tuple[Contender, Path]]:
+    known = contenders(threads)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise click.BadParameter(f"{', '.join(unknown)} is none of {', '.join(known)}")
+    entered: dict[str, tuple[Contender, Path]] = {}
+    for name in names:
+        say(f"preparing {name}")
+        entered[name] = known[name], prepare(known[name], model)
+    return entered
+
+
+def _facts(contender: Contender, package: Path) -> dict[str, Any]:
+    return {"about": contender.about, "bytes": folder_size(package), "versions": contender.versions()}
+
+
+def _model(model: str) -> dict[str, Any]:
+    found = resolve_source(model)
+    return {"name": model, "source": found.id, "revision": found.revision}
+
+
+def _settings(threads: int, rounds: int, text: int) -> dict[str, int]:
+    return {
+        "threads": threads,
+        "rounds": rounds,
+        "prefill_tokens": PREFILL_TOKENS,
+        "prompt_tokens": PROMPT_TOKENS,
+        "new_tokens": NEW_TOKENS,
+        "divergence_tokens": text,
+    }
+
+
+if __name__ == "__main__":
+    main()

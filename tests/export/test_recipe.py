@@ -1,0 +1,160 @@
+"""Recipes: first match wins, presets by precision, files of a user's own rules, and every mistake named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgelm.errors import InvalidOption
+from edgelm_export.quantize.recipe import PRECISIONS, Recipe, preset, recipe_from_file
+
+LAYERS = 30
+GROUPS = [f"layers.{i}.{name}" for i in range(LAYERS) for name in ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")]
+
+
+def names(recipe: Recipe, *weights: str) -> list[str]:
+    return [recipe.format_for(weight).name for weight in weights]
+
+
+def write(folder: Path, text: str, name: str = "recipe.toml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_first_matching_rule_wins() -> None:
+    recipe = Recipe("own", (("layers.0.*", "float16"), ("*.down_proj", "int8-b64"), ("*", "int4-b32")))
+    found = names(recipe, "layers.0.down_proj", "layers.1.down_proj", "layers.1.o_proj", "lm_head")
+    assert found == ["float16", "int8-b64", "int4-b32", "int4-b32"]
+
+
+def test_a_weight_without_a_rule_is_an_error() -> None:
+    with pytest.raises(InvalidOption, match=r"recipe own has no rule for lm_head; end it with a rule for '\*'"):
+        Recipe("own", (("layers.*", "int4-b32"),)).format_for("lm_head")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_covers_every_weight(precision: str) -> None:
+    recipe = preset(precision, LAYERS)
+    assert recipe.name == precision
+    for weight in [*GROUPS, "lm_head", "embed_tokens"]:
+        recipe.format_for(weight)
+    recipe.check_used()
+
+
+def test_float_precisions_keep_everything() -> None:
+    assert {form.name for form in map(preset("fp32", LAYERS).format_for, GROUPS)} == {"float32"}
+    assert {form.name for form in map(preset("fp16", LAYERS).format_for, GROUPS)} == {"float16"}
+
+
+def test_plain_int4_is_symmetric_with_an_eight_bit_head() -> None:
+    recipe = preset("int4-plain", LAYERS)
+    assert {form.name for form in map(recipe.format_for, GROUPS)} == {"int4-b32"}
+    assert names(recipe, "lm_head", "embed_tokens") == ["int8-b128", "int8-b128"]
+
+
+def test_default_int4_keeps_what_is_sensitive_at_eight_bits() -> None:
+    recipe = preset("int4", LAYERS)
+    found = names(recipe, "layers.9.qkv_proj", "layers.9.o_proj", "layers.9.gate_up_proj", "lm_head", "embed_tokens")
+    assert found == ["int8-b128", "int4-b32-affine", "int4-b32-affine", "int8-b128", "int8-b128"]
+    eight = [i for i in range(LAYERS) if recipe.format_for(f"layers.{i}.down_proj").bits == 8]
+    assert eight == [0, 1, 2, 5, 8, 11, 14, 17, 20, 23, 26, 27, 28, 29]
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 8, 80])
+def test_presets_suit_any_depth(layers: int) -> None:
+    recipe = preset("int4", layers)
+    eight = sum(recipe.format_for(f"layers.{i}.down_proj").bits == 8 for i in range(layers))
+    assert eight <= 0.6 * layers
+
+
+def test_block_size_is_that_of_the_low_bits() -> None:
+    assert names(preset("int4", LAYERS, 64), "layers.0.o_proj", "lm_head") == ["int4-b64-affine", "int8-b128"]
+    assert names(preset("int4-plain", LAYERS, 128), "layers.0.o_proj", "lm_head") == ["int4-b128", "int8-b128"]
+    assert names(preset("int8", LAYERS, 32), "layers.0.o_proj", "lm_head") == ["int8-b32", "int8-b32"]
+    assert names(preset("fp16", LAYERS, 32), "layers.0.o_proj") == ["float16"]
+
+
+def test_an_unknown_precision_names_the_known_ones() -> None:
+    with pytest.raises(
+        InvalidOption, match=r"precision 'int5' is not known \(known: fp32, fp16, int8, int4, int4-plain\)"
+    ):
+        preset("int5", LAYERS)
+
+
+def test_a_block_size_that_kernels_lack_is_an_error() -> None:
+    with pytest.raises(InvalidOption, match="block size 48 is not one of"):
+        preset("int4", LAYERS, 48)
+
+
+def test_the_manifest_gets_plain_data() -> None:
+    recipe = preset("int4-plain", LAYERS)
+    expected = {"name": "int4-plain", "rules": [["layers.*", "int4-b32"], ["*", "int8-b128"]]}
+    assert recipe.as_manifest() == expected
+    assert json.loads(json.dumps(recipe.as_manifest())) == expected
+
+
+def test_rules_of_a_file_come_before_its_precision(tmp_path: Path) -> None:
+    path = write(tmp_path, 'precision = "int4-plain"\n[rules]\n"layers.0.*" = "float16"\n"lm_head" = "int8-b32"\n')
+    recipe = recipe_from_file(path, LAYERS, 64)
+    found = names(recipe, "layers.0.o_proj", "layers.1.o_proj", "lm_head", "embed_tokens")
+    assert found == ["float16", "int4-b64", "int8-b32", "int8-b128"]
+    assert recipe.name == "recipe.toml"
+    recipe.check_used()
+
+
+def test_a_file_may_be_json_and_stand_alone(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"rules": {"lm_head": "int8-b64", "*": "int4-b32"}}', "own.json")
+    assert recipe_from_file(path, LAYERS).rules == (("lm_head", "int8-b64"), ("*", "int4-b32"))
+
+
+def test_rules_that_decide_nothing_are_all_named(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        'precision = "int4"\n[rules]\n"layers.*" = "int8-b64"\n"layers.3.o_proj" = "float16"\n"*.q_proj" = "float16"\n',
+    )
+    recipe = recipe_from_file(path, LAYERS)
+    for weight in [*GROUPS, "lm_head"]:
+        recipe.format_for(weight)
+    assert recipe.unused_rules() == (("layers.3.o_proj", "float16"), ("*.q_proj", "float16"))
+    with pytest.raises(
+        InvalidOption, match=r"recipe.toml: 'layers.3.o_proj', '\*.q_proj' decided the format of no weight"
+    ):
+        recipe.check_used()
+
+
+def test_rules_that_only_a_preset_added_may_stay_unused(tmp_path: Path) -> None:
+    recipe = recipe_from_file(write(tmp_path, 'precision = "int4"\n[rules]\n"*" = "int8-b64"\n'), LAYERS)
+    recipe.format_for("lm_head")
+    recipe.check_used()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rules = 3", "'rules' must be a table of glob = format name"),
+        ('[rules]\n"*" = 4', "'rules' must be a table of glob = format name"),
+        ('[rules]\n"*" = "q4_0"', "recipe.toml: weight format 'q4_0' is not known"),
+        ('precision = "int5"', "recipe.toml: precision 'int5' is not known"),
+        ('formats = "int4"\nblock = 3', "block, formats is no part of a recipe"),
+        ("[rules", "recipe.toml: the recipe is neither TOML nor JSON"),
+    ],
+)
+def test_mistakes_in_a_file_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InvalidOption, match=message):
+        recipe_from_file(write(tmp_path, text), LAYERS)
+
+
+def test_a_file_that_is_no_table_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match="a recipe is a table with 'precision' and 'rules'"):
+        recipe_from_file(write(tmp_path, "[1, 2]", "own.json"), LAYERS)
+
+
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match=r"absent.toml: the recipe cannot be read"):
+        recipe_from_file(tmp_path / "absent.toml", LAYERS)
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InvalidOption, match=r"binary.toml: the recipe cannot be read"):
+        recipe_from_file(tmp_path / "binary.toml", LAYERS)
