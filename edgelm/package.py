@@ -46,6 +46,10 @@ class Manifest:
         values["cache"] = vars(self.cache)
         return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
+    def save(self, folder: Path) -> None:
+        """Writes it into a package folder."""
+        (folder / MANIFEST).write_text(self.to_json(), encoding="utf-8")
+
 
 @dataclass(frozen=True)
 class Package:

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from edgelm.providers import Provider
-from edgelm_export.architectures.base import Architecture
-from edgelm_export.checkpoint.base import Checkpoint
-from edgelm_export.config import ModelConfig
 from edgelm_export.graph import GraphBuilder, Produce, Store
+from edgelm_export.model import Model
 from edgelm_export.names import source_of
 from edgelm_export.quantize.recipe import Recipe
 from edgelm_export.weights import Weights
-
-
-@dataclass(frozen=True)
-class Model:
-    """A checkpoint understood: what an assembly needs besides a recipe and a place to write."""
-
-    checkpoint: Checkpoint
-    config: ModelConfig
-    architecture: Architecture
 
 
 class Plan:
@@ -52,7 +40,7 @@ def assemble(
         MissingWeights, UnusedWeights, WrongShape: the checkpoint does not fit the architecture; with a plan as store, this is
             known before a byte is read.
     """
-    names = model.architecture.names[model.checkpoint.format](model.config)
+    names = model.names
     ignored = dict(model.architecture.ignored)
     if model.config.tie_word_embeddings:
         ignored[source_of(names, "lm_head.weight").name] = "tied: the token table is the head"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from edgelm.signature import CacheGeometry
+
 
 @dataclass(frozen=True)
 class RopeConfig:
@@ -40,6 +42,10 @@ class ModelConfig:
     qk_norm: bool
     sliding_windows: tuple[int | None, ...]  # one entry a layer; None attends to everything
     notes: tuple[str, ...] = field(default=(), compare=False)  # what the user should hear about the source's config
+
+    def cache_geometry(self, dtype: str) -> CacheGeometry:
+        """The KV cache of a program whose activations have `dtype`."""
+        return CacheGeometry(self.num_hidden_layers, self.num_key_value_heads, self.head_dim, dtype)
 
     @property
     def query_size(self) -> int:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.providers import PROVIDERS
-from edgelm.signature import CacheGeometry
 from edgelm_export.assemble import plan
 from edgelm_export.checkpoint import open_checkpoint
-from edgelm_export.pipeline import count_parameters, understand
+from edgelm_export.model import understand
 from edgelm_export.quantize.recipe import PRECISIONS, preset
 from edgelm_export.sources import resolve_source
 
@@ -20,7 +19,7 @@ def inspect_checkpoint(source: str | Path, *, revision: str | None = None, offli
     found = resolve_source(str(source), revision=revision, offline=offline)
     model = understand(open_checkpoint(found.path))
     c, provider = model.config, PROVIDERS["cpu"]
-    cache = CacheGeometry(c.num_hidden_layers, c.num_key_value_heads, c.head_dim, provider.activation_dtype)
+    cache = c.cache_geometry(provider.activation_dtype)
     types: Counter[str] = Counter(tensor.dtype for tensor in model.checkpoint.tensors.values())
     nbytes: Counter[str] = Counter()
     for tensor in model.checkpoint.tensors.values():
@@ -29,7 +28,7 @@ def inspect_checkpoint(source: str | Path, *, revision: str | None = None, offli
         "source": found.id,
         "format": model.checkpoint.format,
         "architecture": c.model_type,
-        "parameters": count_parameters(model),
+        "parameters": model.parameters,
         "tensor_types": {kind: {"tensors": count, "bytes": nbytes[kind]} for kind, count in sorted(types.items())},
         "context_length": c.context_length,
         "layers": c.num_hidden_layers,

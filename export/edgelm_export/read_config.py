@@ -41,7 +41,7 @@ def read_config(checkpoint: Checkpoint, facts: Mapping[str, Any], context_length
         UnsupportedConfig: keys missing, contradictory or unsupported, all listed at once.
     """
     raw = dict(gguf_as_config(checkpoint) if checkpoint.format == "gguf" else checkpoint.config)
-    reader = _Reader({**facts, **{key: value for key, value in raw.items() if value is not None}})
+    reader = _Reader({**facts, **raw})  # an explicit null overrides a fact: Mistral's null window means none
     hidden_size, heads = reader.size("hidden_size"), reader.size("num_attention_heads")
     layers = reader.size("num_hidden_layers")
     limit = reader.size("max_position_embeddings")
@@ -214,15 +214,13 @@ def _read_rope(reader: _Reader, limit: int) -> RopeConfig:
 
 
 def _read_windows(reader: _Reader, layers: int) -> tuple[int | None, ...]:
-    """One window a layer. Qwen gates it by `use_sliding_window` and starts at `max_window_layers`; `layer_types`, where given, decides."""
-    window, types = reader.get("sliding_window"), reader.get("layer_types")
-    enabled = reader.flag("use_sliding_window", window is not None)
-    if window is None or not enabled:
+    """One window a layer: gated by `use_sliding_window`, none before `max_window_layers`; `layer_types` decides where given."""
+    types, first = reader.get("layer_types"), reader.get("max_window_layers") or 0
+    if not reader.flag("use_sliding_window", True) or reader.get("sliding_window") is None:
         return (None,) * layers
     size = reader.size("sliding_window")
     if types is None:
-        first = reader.get("max_window_layers") if reader.get("use_sliding_window") is not None else 0
-        return tuple(size if i >= (first or 0) else None for i in range(layers))
+        return tuple(size if i >= first else None for i in range(layers))
     if not isinstance(types, list) or len(types) != layers or set(types) - {"full_attention", "sliding_attention"}:
         reader.problem(f"layer_types must name full_attention or sliding_attention for each of the {layers} layers")
         return (None,) * layers

@@ -45,4 +45,4 @@ def gguf_as_config(checkpoint: Checkpoint) -> dict[str, Any]:
     head_dim = raw["head_dim"] or (raw["hidden_size"] or 0) // (raw["num_attention_heads"] or 1)
     if rotary is not None and head_dim and rotary != head_dim:
         raw["partial_rotary_factor"] = rotary / head_dim
-    return raw
+    return {key: value for key, value in raw.items() if value is not None}

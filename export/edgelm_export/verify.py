@@ -15,10 +15,11 @@ from edgelm.progress import progress
 from edgelm.providers import PROVIDERS, Provider
 from edgelm.session import Program
 from edgelm.tokenizer import Tokenizer
-from edgelm_export.assemble import Model, assemble, plan
+from edgelm_export.assemble import plan
+from edgelm_export.model import Model
 from edgelm_export.quality import STEP_TOKENS, TEXT_TOKENS, evaluation_text, measure, require_consistent
 from edgelm_export.quantize.recipe import preset
-from edgelm_export.write import DataFile, write_graph
+from edgelm_export.write import write_programs
 
 # The float graph's weights lie mapped and, repacked for the kernels, once more in memory.
 _RESIDENT = 2.0
@@ -47,7 +48,8 @@ def verify(package: Package, model: Model, provider: Provider, say: Callable[[st
     with tempfile.TemporaryDirectory(prefix=".edgelm-verify.", dir=package.path.parent) as folder:
         program = package.program("decoder")
         if package.manifest.precision != "fp32":
-            program = _write_float(model, reference, Path(folder))
+            write_programs(model, float_recipe, reference, Path(folder))
+            program = Path(folder) / "decoder.onnx"
         return _measure(package, program, model, provider)
 
 
@@ -65,16 +67,6 @@ def _physical_memory() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return None
-
-
-def _write_float(model: Model, provider: Provider, folder: Path) -> Path:
-    data = DataFile(folder / "decoder.onnx.data")
-    try:
-        programs = assemble(model, preset("fp32", model.config.num_hidden_layers), provider, lambda _: data)
-    finally:
-        data.close()
-    write_graph(programs["decoder"], folder / "decoder.onnx")
-    return folder / "decoder.onnx"
 
 
 def _measure(package: Package, float_program: Path, model: Model, provider: Provider) -> dict[str, Any]:

@@ -15,9 +15,15 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgelm.errors import PackageError
+from edgelm.errors import CheckpointError, PackageError
 from edgelm.package import MANIFEST
+from edgelm.progress import progress
+from edgelm.providers import Provider
+from edgelm_export.assemble import assemble, plan
+from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.graph import Produce
+from edgelm_export.model import Model
+from edgelm_export.quantize.recipe import Recipe
 
 # Tensors start on cache lines, so that kernels may read the mapped file directly.
 _ALIGNMENT = 64
@@ -107,9 +113,42 @@ def check_space(target: Path, nbytes: int) -> None:
         )
 
 
-def write_graph(model: ir.Model, path: Path) -> None:
-    """Writes a graph whose weights are in the data file beside it."""
-    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+def write_programs(model: Model, recipe: Recipe, provider: Provider, folder: Path, taps: Sequence[str] = ()) -> None:
+    """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well."""
+    total = plan(model, recipe, provider).nbytes
+    files: dict[str, DataFile] = {}
+    with progress(total, f"Writing {recipe.name}", "B") as bar:
+        try:
+
+            def store_for(name: str) -> DataFile:
+                return files.setdefault(name, DataFile(folder / f"{name}.onnx.data", bar.advance))
+
+            programs = assemble(model, recipe, provider, store_for, taps)
+        finally:
+            for file in files.values():
+                file.close()
+    for name, program in programs.items():
+        proto = ir.to_proto(program)
+        (folder / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def write_texts(checkpoint: Checkpoint, folder: Path) -> None:
+    """Writes the tokenizer, and the configs of a source that has them as files.
+
+    Raises:
+        CheckpointError: the source has no tokenizer that edgelm reads.
+    """
+    texts = checkpoint.tokenizer_files()
+    if "tokenizer.json" not in texts:
+        raise CheckpointError(
+            f"{checkpoint.files[0].parent} has no tokenizer.json; save the tokenizer in its fast form into that folder "
+            "(transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)) and export again"
+        )
+    for name, content in texts.items():
+        (folder / name).write_bytes(content)
+    for file in checkpoint.files:
+        if file.name in ("config.json", "generation_config.json"):
+            (folder / file.name).write_bytes(file.read_bytes())
 
 
 def digests(folder: Path) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,6 @@ from typing import Any
 from environments import BUILD, HERE, environment, versions
 
 import edgelm
-from edgelm_export.sources import resolve_source
 
 # The float package is what every other one is compared with; it is not measured for speed unless named.
 REFERENCE = "edgelm-fp32"
@@ -67,9 +66,8 @@ def contenders(threads: int) -> dict[str, Contender]:
     return {contender.name: contender for contender in described}
 
 
-def prepare(contender: Contender, source: str) -> Path:
+def prepare(contender: Contender, checkpoint: Path) -> Path:
     """The contender's package of the checkpoint, made anew when the checkpoint or what makes it has changed."""
-    checkpoint = resolve_source(source).path
     folder = BUILD / contender.folder
     stamp = folder.with_suffix(".stamp")
     wanted = json.dumps({"checkpoint": _digest(checkpoint), "made_by": _maker(contender)}, sort_keys=True)

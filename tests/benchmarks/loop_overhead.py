@@ -19,6 +19,7 @@ from results import RESULTS, say, write
 
 import edgelm
 from edgelm.text_generation import DecoderModel
+from edgelm_export.sources import resolve_source
 
 
 @click.command()
@@ -31,7 +32,7 @@ def main(package: Path | None, model: str, threads: int, rounds: int, output: Pa
     """Measure the loop's share of a decode step."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, pick_cpus(threads))
-    package = package or prepare(contenders(threads)["edgelm-int4"], model)
+    package = package or prepare(contenders(threads)["edgelm-int4"], resolve_source(model).path)
     loaded = edgelm.load(package, threads=threads)
     prompt = evaluation_ids(package)[:PROMPT_TOKENS]
     bare = BareLoop(loaded, len(prompt) + NEW_TOKENS + 1)

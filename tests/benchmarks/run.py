@@ -36,7 +36,8 @@ def main(
     names: tuple[str, ...], model: str, rounds: int, threads: int, no_divergence: bool, output: Path | None
 ) -> None:
     """Measure the contenders NAMES (default: all quantized ones) in turn and write the results."""
-    everything = _entered([*(names or DEFAULT), REFERENCE], model, threads)
+    source = resolve_source(model)
+    everything = _entered([*(names or DEFAULT), REFERENCE], source.path, threads)
     entered = {name: everything[name] for name in names or DEFAULT}
     reference = everything[REFERENCE]
     ids, cpus = evaluation_ids(reference[1]), pick_cpus(threads)
@@ -47,7 +48,7 @@ def main(
         "what": "speed",
         "machine": machine(),
         "command": " ".join(["python tests/benchmarks/run.py", *names, f"--model {model} --rounds {rounds}"]),
-        "model": _model(model),
+        "model": {"name": model, "source": source.id, "revision": source.revision},
         "settings": _settings(threads, rounds, len(ids)),
         "contenders": {
             name: {
@@ -62,7 +63,7 @@ def main(
     write(values, output or RESULTS / "speed.json")
 
 
-def _entered(names: Sequence[str], model: str, threads: int) -> dict[str, tuple[Contender, Path]]:
+def _entered(names: Sequence[str], checkpoint: Path, threads: int) -> dict[str, tuple[Contender, Path]]:
     known = contenders(threads)
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -70,17 +71,12 @@ def _entered(names: Sequence[str], model: str, threads: int) -> dict[str, tuple[
     entered: dict[str, tuple[Contender, Path]] = {}
     for name in names:
         say(f"preparing {name}")
-        entered[name] = known[name], prepare(known[name], model)
+        entered[name] = known[name], prepare(known[name], checkpoint)
     return entered
 
 
 def _facts(contender: Contender, package: Path) -> dict[str, Any]:
     return {"about": contender.about, "bytes": folder_size(package), "versions": contender.versions()}
-
-
-def _model(model: str) -> dict[str, Any]:
-    found = resolve_source(model)
-    return {"name": model, "source": found.id, "revision": found.revision}
 
 
 def _settings(threads: int, rounds: int, text: int) -> dict[str, int]:

@@ -142,6 +142,14 @@ def test_nothing_resembles_another_kind_of_model(copy: Path, tmp_path: Path) -> 
     fails_cleanly(copy, tmp_path / "out", UnsupportedArchitecture, "none of them has tensors of these names")
 
 
+def test_a_tied_head_that_differs_from_the_table_is_refused(copy: Path, tmp_path: Path) -> None:
+    change_config(copy, tie_word_embeddings=True)
+    fails_cleanly(copy, tmp_path / "out", UnsupportedConfig, r"lm_head.weight differs from model.embed_tokens.weight")
+    table = load_file(copy / "model.safetensors")["model.embed_tokens.weight"]
+    change_tensors(copy, {"lm_head.weight": table})
+    edgelm.export(copy, tmp_path / "out", verify=False)
+
+
 def test_a_missing_tokenizer_is_known_before_weights_are_read(copy: Path, tmp_path: Path) -> None:
     (copy / "tokenizer.json").unlink()
     fails_cleanly(

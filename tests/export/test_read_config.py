@@ -90,7 +90,7 @@ def test_everything_unsupported_is_listed_at_once() -> None:
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
         ({"rope_scaling": "yarn"}, "rope_scaling is 'yarn', expected an object"),
         ({"rope_scaling": {"rope_type": "linear"}}, "factor is missing"),
-        ({"layer_types": ["x", "y"], "sliding_window": 8}, "layer_types must name"),
+        ({"model_type": "mistral", "layer_types": ["x", "y"], "sliding_window": 8}, "layer_types must name"),
     ],
 )
 def test_each_unsupported_value_is_named(changes: dict[str, Any], message: str) -> None:
@@ -111,6 +111,9 @@ def test_a_context_beyond_the_checkpoint_is_refused(length: int) -> None:
 
 def test_sliding_windows_follow_the_config() -> None:
     assert read(model_type="mistral", sliding_window=8).sliding_windows == (8, 8)
+    assert read(model_type="mistral").sliding_windows == (4096, 4096)
+    assert read(model_type="mistral", sliding_window=None).sliding_windows == (None, None)
+    assert read(model_type="llama", sliding_window=8).sliding_windows == (None, None)
     qwen = {"model_type": "qwen2", "sliding_window": 8, "max_window_layers": 1}
     assert read(**qwen, use_sliding_window=True).sliding_windows == (None, 8)
     assert read(**qwen, use_sliding_window=False).sliding_windows == (None, None)

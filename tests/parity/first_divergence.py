@@ -18,13 +18,12 @@ import numpy as np
 import onnxruntime
 
 from edgelm.providers import PROVIDERS
-from edgelm.signature import CacheGeometry
-from edgelm_export.assemble import Model, assemble
 from edgelm_export.checkpoint import open_checkpoint
+from edgelm_export.model import Model
 from edgelm_export.names import source_of
 from edgelm_export.pipeline import understand
 from edgelm_export.quantize.recipe import preset
-from edgelm_export.write import DataFile, write_graph
+from edgelm_export.write import write_programs
 from tests.architectures.running import FLOAT_TOLERANCE, Logits, distance, prefill_feeds
 from tests.parity.reference import load_reference, reference_logits
 
@@ -71,12 +70,9 @@ def _recorded(reference: Any, paths: Sequence[str]) -> Iterator[dict[str, Logits
 def _tapped(model: Model, taps: Sequence[str], ids: Sequence[int]) -> list[Logits]:
     provider, c = PROVIDERS["cpu"], model.config
     with tempfile.TemporaryDirectory() as scratch:
-        data = DataFile(Path(scratch) / "decoder.onnx.data")
-        programs = assemble(model, preset("fp32", c.num_hidden_layers), provider, lambda _: data, taps)
-        data.close()
-        write_graph(programs["decoder"], Path(scratch) / "decoder.onnx")
+        write_programs(model, preset("fp32", c.num_hidden_layers), provider, Path(scratch), taps)
         session = onnxruntime.InferenceSession(Path(scratch) / "decoder.onnx", providers=[provider.ort_name])
-        cache = CacheGeometry(c.num_hidden_layers, c.num_key_value_heads, c.head_dim, provider.activation_dtype)
+        cache = c.cache_geometry(provider.activation_dtype)
         return [np.asarray(values) for values in session.run(list(taps), prefill_feeds(cache, [ids]))]
 
 

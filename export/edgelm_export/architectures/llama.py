@@ -52,6 +52,10 @@ GGUF = {
 )
 
 
+# What transformers assumes where a config is silent.
+QWEN = {"rope_theta": 10000.0, "use_sliding_window": False, "max_window_layers": 28}
+
+
 def gguf_names(c: ModelConfig) -> NameMap:
     """llama.cpp keeps Llama's and Mistral's q and k rows in its own rotary order; Qwen's are as in Hugging Face."""
     if c.model_type != "llama":
@@ -77,10 +81,10 @@ def decoder(g: GraphBuilder, c: ModelConfig) -> None:
 LLAMA = Architecture(
     family="llama",
     model_types={
-        "llama": {"rope_theta": 10000.0},
-        "mistral": {"rope_theta": 10000.0},
-        "qwen2": {"rope_theta": 10000.0, "qkv_bias": True, "attention_output_bias": False},
-        "qwen3": {"rope_theta": 10000.0, "qk_norm": True},
+        "llama": {"rope_theta": 10000.0, "use_sliding_window": False},
+        "mistral": {"rope_theta": 10000.0, "sliding_window": 4096},
+        "qwen2": QWEN | {"qkv_bias": True, "attention_output_bias": False},
+        "qwen3": QWEN | {"qk_norm": True},
     },
     names={"hf": lambda c: name_map(HF), "gguf": gguf_names},
     programs={"decoder": decoder},

@@ -29,7 +29,7 @@ class Step:
 
 def cache_inputs(g: GraphBuilder, c: ModelConfig) -> Step:
     """Declares the inputs of a decoder program."""
-    cache = CacheGeometry(c.num_hidden_layers, c.num_key_value_heads, c.head_dim, g.provider.activation_dtype)
+    cache = c.cache_geometry(g.provider.activation_dtype)
     g.declare(signature.decoder_inputs(cache))
     cos, sin = rotary_tables(g, c)
     return Step(cache, g.input(signature.SEQLENS_K), g.input(signature.TOTAL_SEQUENCE_LENGTH), cos, sin)
