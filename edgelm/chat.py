@@ -1,91 +1,191 @@
-"""Chat templates: messages in, prompt text out, rendered in jinja2's sandbox with the settings transformers uses."""
+"""Messages in, prompt text out, through the chat template a model brings along, as transformers 5 renders it.
+
+(transformers 4 passes keys whose value is None, and reasoning under one name only.)
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
+from traceback import walk_tb
+from types import CodeType
 from typing import Any, cast
 
-from edgelm.errors import GenerationError, InvalidOption
+from edgelm.errors import GenerationError, InvalidOption, ManifestError
 from edgelm.tokenizer import read_tokenizer_config
+
+# Names in use for what a model thought before its answer; the first is what templates read.
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+_NEXT_STEP = "use generate (or --raw) with a prompt of your own"
 
 
 class ChatTemplate:
-    """A compiled chat template of a checkpoint."""
+    """A Jinja template that turns a conversation into a prompt. It is compiled at first use, and sandboxed."""
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        """Compiles the template.
+    def __init__(self, source: str, special_tokens: Mapping[str, str], *, tool_source: str | None = None) -> None:
+        """Keeps the source.
 
         Args:
-            source: jinja2 text.
-            special_tokens: what the template may use by name, as `bos_token`.
-
-        Raises:
-            GenerationError: it is no valid template.
+            source: the template.
+            special_tokens: names templates read, such as bos_token, and their text.
+            tool_source: the template for conversations with tools, where the model has one.
         """
-        import jinja2
-
+        self.source = source
         self._special_tokens = dict(special_tokens)
-        try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateError as error:
-            raise GenerationError(
-                f"the chat template cannot be compiled: {error}; use --raw, or correct chat_template.jinja"
-            ) from error
+        self._tool_source = tool_source
+        self._compiled: dict[str, tuple[CodeType, frozenset[str]]] = {}
 
     @classmethod
     def from_folder(cls, folder: Path, special_tokens: Mapping[str, str]) -> ChatTemplate | None:
-        """chat_template.jinja, else the one in tokenizer_config.json; None without any."""
-        file = folder / "chat_template.jinja"
-        if file.is_file():
-            return cls(file.read_text(encoding="utf-8"), special_tokens)
-        source = read_tokenizer_config(folder).get("chat_template")
-        if isinstance(source, list):  # several templates by name
-            named = {str(entry["name"]): entry["template"] for entry in cast(list[dict[str, Any]], source)}
-            source = named.get("default", next(iter(named.values()), None))
-        return cls(source, special_tokens) if isinstance(source, str) else None
+        """Reads chat_template.jinja, or else "chat_template" of tokenizer_config.json; None if there is neither.
+
+        Raises:
+            ManifestError: a file cannot be read, or holds named templates and no default.
+        """
+        path = folder / "chat_template.jinja"
+        try:
+            return cls(path.read_text(encoding="utf-8"), special_tokens)
+        except FileNotFoundError:
+            pass
+        except (OSError, UnicodeDecodeError) as error:
+            raise ManifestError(f"{path} cannot be read ({error}); export the model again") from error
+        templates = _named(read_tokenizer_config(folder).get("chat_template"), folder / "tokenizer_config.json")
+        if not templates:
+            return None
+        return cls(templates["default"], special_tokens, tool_source=templates.get("tool_use"))
 
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = True,
-        tools: Sequence[Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
     ) -> str:
-        """The prompt a conversation becomes.
+        """The prompt for a conversation.
+
+        Args:
+            messages: {"role", "content", ...} each, as the template expects them.
+            add_generation_prompt: end with the start of the assistant's answer.
+            tools: JSON schemas of functions the model may call.
+            variables: what else the template reads, such as enable_thinking.
 
         Raises:
-            InvalidOption: a message without a role.
-            GenerationError: the template refuses the messages or does what the sandbox forbids.
+            InvalidOption: no messages, values that are no JSON, or a variable the template does not read.
+            GenerationError: the template refuses the messages, or fails.
         """
-        for message in messages:
-            if "role" not in message:
-                raise InvalidOption(f"message {dict(message)!r} has no role; each needs role and content")
-        try:
-            return self._template.render(
-                messages=messages, tools=tools, add_generation_prompt=add_generation_prompt, **self._special_tokens
+        source = self._tool_source if tools is not None and self._tool_source is not None else self.source
+        code, read = self._compile(source)
+        unread = sorted(variables.keys() - read)
+        if unread:
+            raise InvalidOption(
+                f"the chat template does not read {', '.join(unread)}; it reads {', '.join(sorted(read))}"
             )
-        except Exception as error:  # a template is foreign code: whatever it raises is its refusal
-            raise GenerationError(f"the chat template refuses these messages: {error}") from error
+        given = {
+            **self._special_tokens,
+            "messages": _conversation(messages),
+            "tools": _plain(tools, "tools"),
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            **{name: _plain(value, name) for name, value in variables.items()},
+        }
+        return _run(code, given)
+
+    def _compile(self, source: str) -> tuple[CodeType, frozenset[str]]:
+        if source not in self._compiled:
+            from jinja2 import meta
+
+            from edgelm.chat_sandbox import ChatEnvironment
+
+            environment = ChatEnvironment()
+            try:
+                read = meta.find_undeclared_variables(environment.parse(source))
+                code = environment.compile(source)
+            except Exception as error:  # the source is foreign: whatever goes wrong in it is its fault
+                raise GenerationError(
+                    f"the chat template does not compile{_line(error)}: {_reason(error)}; {_NEXT_STEP}"
+                ) from error
+            self._compiled[source] = code, frozenset(read)
+        return self._compiled[source]
 
 
-def _environment() -> Any:
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+def _run(code: CodeType, variables: dict[str, Any]) -> str:
+    from jinja2 import Template
 
-    def raise_exception(message: str) -> None:
-        raise GenerationError(message)
+    from edgelm.chat_sandbox import ChatEnvironment, Refused
 
-    def tojson(value: Any, indent: int | None = None, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+    environment = ChatEnvironment()
+    try:
+        return Template.from_code(environment, code, environment.make_globals(None)).render(variables)
+    except Refused as error:
+        raise GenerationError(f"the chat template refuses these messages: {_reason(error)}") from error
+    except Exception as error:  # foreign code: a TypeError in it is as much its fault as a breach of the sandbox
+        raise GenerationError(f"the chat template fails{_line(error)}: {_reason(error)}; {_NEXT_STEP}") from error
 
-    def strftime_now(form: str) -> str:
-        return datetime.now().strftime(form)
 
-    environment: Any = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = strftime_now
-    return environment
+def _reason(error: Exception) -> str:
+    from jinja2 import TemplateError
+
+    own = isinstance(error, TemplateError)
+    text = (error.message if own else str(error)) or "no reason given"
+    return " ".join((text if own else f"{type(error).__name__}: {text}").split())
+
+
+def _line(error: Exception) -> str:
+    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == "<template>"]
+    line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
+    return f" in line {line}" if line else ""
+
+
+def _named(value: Any, path: Path) -> dict[str, str]:
+    """The templates of tokenizer_config.json by name: one text, or a list of {"name", "template"}."""
+    if value is None or value == "":
+        return {}
+    listed = [{"name": "default", "template": value}] if isinstance(value, str) else value
+    try:
+        templates = {entry["name"]: entry["template"] for entry in listed}
+    except (KeyError, TypeError):
+        templates = {}
+    if not all(isinstance(text, str) for text in (*templates, *templates.values())) or "default" not in templates:
+        raise ManifestError(f"{path}: chat_template has no template named default; add chat_template.jinja beside it")
+    return templates
+
+
+def _conversation(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages as templates get them: plain copies without empty keys, reasoning under all its names."""
+    plain = _plain(messages, "messages")
+    if not isinstance(plain, list | tuple) or not plain:
+        raise InvalidOption('messages must be a list of at least one {"role": ..., "content": ...}')
+    return [_message(message, position) for position, message in enumerate(cast("Sequence[Any]", plain))]
+
+
+def _message(message: Any, position: int) -> dict[str, Any]:
+    if not isinstance(message, dict):
+        raise InvalidOption(
+            f'messages[{position}] must be {{"role": ..., "content": ...}}, not {type(message).__name__}'
+        )
+    filled = {key: value for key, value in cast("dict[str, Any]", message).items() if value is not None}
+    reasoning = next((filled[name] for name in _REASONING if name in filled), None)
+    return filled if reasoning is None else {"thinking": reasoning, **filled, "reasoning_content": reasoning}
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A copy made of JSON's types alone, so that a template meets no object with methods of its own."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)  # also strips a subclass, an enum for one, down to its text
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[Any, Any]", value).items()
+        return {_plain(key, where): _plain(item, f"{where}[{key!r}]") for key, item in pairs}
+    if isinstance(value, list | tuple):
+        items = cast("Sequence[Any]", value)
+        copies = [_plain(item, f"{where}[{position}]") for position, item in enumerate(items)]
+        return tuple(copies) if isinstance(value, tuple) else copies
+    raise InvalidOption(
+        f"{where} is {type(value).__name__}, but a chat template takes text, numbers, lists and mappings"
+    )

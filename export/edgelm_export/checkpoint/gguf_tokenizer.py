@@ -14,6 +14,7 @@ from edgelm.errors import UnsupportedConfig
 from edgelm_export.checkpoint.gguf_tokenizer_models import KINDS, Parts
 from edgelm_export.checkpoint.gguf_vocabulary import TokenType, Vocabulary, read_vocabulary, setting
 
+_NO_CONFIG = ("eot_token", "eom_token")  # names tokenizer_config.json does not know
 # Texts llama.cpp takes for the end of a turn where the file names no such id (src/llama-vocab.cpp).
 _END_TEXTS = (
     *("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>"),
@@ -36,11 +37,12 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
             "Export from the model's folder in hub layout, which brings its own tokenizer.json"
         )
     parts = KINDS[kind](metadata, vocabulary)
+    special = _special_ids(vocabulary)
     tokenizer = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": _added_tokens(vocabulary),
+        "added_tokens": _added_tokens(vocabulary, special),
         "normalizer": parts.normalizer,
         "pre_tokenizer": parts.pre_tokenizer,
         "post_processor": _template(vocabulary, parts),
@@ -52,10 +54,10 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
         "clean_up_tokenization_spaces": False,
         "add_bos_token": parts.first == "bos_token",
         "add_eos_token": parts.last == "eos_token",
-    } | {
-        name: vocabulary.tokens[token_id]
-        for name, token_id in vocabulary.ids.items()
-        if name not in ("eot_token", "eom_token")
+    }
+    # A name makes its token special, so one that points at an ordinary token (padding often does) is left out.
+    config |= {
+        name: vocabulary.tokens[i] for name, i in vocabulary.ids.items() if i in special and name not in _NO_CONFIG
     }
     return {"tokenizer.json": _json(tokenizer), **_config_files(metadata, config)}
 
@@ -76,14 +78,17 @@ def end_token_ids(metadata: Mapping[str, Any]) -> list[int]:
     return list(dict.fromkeys([*named, *sorted(texts.values())]))
 
 
-def _added_tokens(vocabulary: Vocabulary) -> list[dict[str, Any]]:
-    """Tokens matched as a whole in the text: control tokens (left out of decoded text) and user-defined ones."""
-    special = set(vocabulary.of_type(TokenType.CONTROL, TokenType.UNKNOWN))
+def _special_ids(vocabulary: Vocabulary) -> set[int]:
+    """Ids of tokens that are no text: control tokens, and the ends even where types say otherwise or are missing."""
     ends = ("bos_token", "eos_token", "eot_token", "eom_token")
-    # Types can be wrong or missing; an end token is no text. Other ids may point at ordinary tokens.
-    special |= {i for name, i in vocabulary.ids.items() if name in ends or not vocabulary.typed}
-    added = sorted(special | set(vocabulary.of_type(TokenType.USER_DEFINED)))
+    named = {i for name, i in vocabulary.ids.items() if name in ends or not vocabulary.typed}
+    return named | set(vocabulary.of_type(TokenType.CONTROL, TokenType.UNKNOWN))
+
+
+def _added_tokens(vocabulary: Vocabulary, special: set[int]) -> list[dict[str, Any]]:
+    """Tokens matched as a whole in the text: special ones, which decoded text leaves out, and user-defined ones."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    added = sorted(special | set(vocabulary.of_type(TokenType.USER_DEFINED)))
     return [{"id": i, "content": vocabulary.tokens[i], **flags, "special": i in special} for i in added]
 
 

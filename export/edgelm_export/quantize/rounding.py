@@ -6,8 +6,8 @@ minimise the squared error of a block; the simple rule of the format is always a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -45,11 +45,9 @@ def asymmetric(blocks: Array, bits: int) -> Rounded:
     """Whole zero point: simple rule is the range from lowest to highest value, with 0 in it."""
     top = np.float32((1 << bits) - 1)
     low, high = np.minimum(blocks.min(0), 0), np.maximum(blocks.max(0), 0)
-    scale, free = _storable((high - low) / top), affine(blocks, bits)
-    narrow = scale * np.float32(0.9)
-    centred = (top - (low + high) * _inverse(narrow)) / np.float32(2)
-    zeros = (-low * _inverse(scale), free.zero, centred)
-    starts = [(s, _whole(zero, top)) for s, zero in zip((scale, free.scale, narrow), zeros, strict=True)]
+    starts = [(scale, _whole(zero, top)) for scale, zero in _starts(low, high, top)]
+    free = affine(blocks, bits)
+    starts.append((free.scale, _whole(free.zero, top)))
     return _search(blocks, bits, starts, _refit_scale)
 
 
@@ -60,13 +58,14 @@ def affine(blocks: Array, bits: int) -> Rounded:
     """
     top = np.float32((1 << bits) - 1)
     low, high = np.minimum(blocks.min(0), 0), np.maximum(blocks.max(0), 0)  # so the zero point lies between codes
-    starts: list[Grid] = []
-    for empty in (0, 1, 2):
+    best = _search(blocks, bits, _starts(low, high, top), _refit_scale_and_zero)
+    for empty in (1, 2):
         scale = _storable((high - low) / (top - np.float32(empty)))
-        starts.append((scale, np.float32(empty // 2) - low * _inverse(scale)))
-    narrow = _storable((high - low) * np.float32(0.9) / top)
-    starts.append((narrow, (top - (low + high) * _inverse(narrow)) / np.float32(2)))
-    return _search(blocks, bits, starts, _refit_scale_and_zero)
+        grid = _search(blocks, bits, [(scale, -low * _inverse(scale))], _refit_scale_and_zero, rounds=1)
+        # Only where it is the block's own grid: elsewhere a little less squared error came with 10 % more divergence.
+        exact = grid.error < len(blocks) * np.square(grid.scale / np.float32(50))
+        best = _better(best, replace(grid, error=np.where(exact, grid.error, np.float32(np.inf))))
+    return best
 
 
 def round_to(blocks: Array, bits: int, scale: Array, zero: Array | None = None) -> Rounded:
@@ -75,13 +74,22 @@ def round_to(blocks: Array, bits: int, scale: Array, zero: Array | None = None) 
     return _evaluate(blocks, bits, _storable(scale), half if zero is None else zero)
 
 
-def _search(blocks: Array, bits: int, starts: Iterable[Grid], refit: Callable[[Array, Rounded], Grid]) -> Rounded:
+def _starts(low: Array, high: Array, top: np.float32) -> Iterator[Grid]:
+    """The range of each block, and nine tenths of it around the middle."""
+    for part in (1.0, 0.9):
+        scale = _storable((high - low) * np.float32(part) / top)
+        yield scale, (top - (low + high) * _inverse(scale)) / np.float32(2)
+
+
+def _search(
+    blocks: Array, bits: int, starts: Iterable[Grid], refit: Callable[[Array, Rounded], Grid], rounds: int = _ROUNDS
+) -> Rounded:
     best: Rounded | None = None
     for scale, zero in starts:
         best = _better(best, round_to(blocks, bits, scale, zero))
     if best is None:
         raise ValueError("a search needs a start")
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         scale, zero = refit(blocks, best)
         top = np.float32((1 << bits) - 1)
         best = _better(best, round_to(blocks, bits, scale, np.clip(zero, -0.5, top + np.float32(0.5))))
