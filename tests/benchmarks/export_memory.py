@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 from contenders import folder_size
-from environments import BUILD
+from environments import BUILD, HERE
 from machine import machine
 from results import RESULTS, say, write
 from synthetic import write_checkpoint
 
 from edgelm_export.sources import resolve_source
-
-_EXPORT = "from edgelm.cli import main; main()"
 
 
 @click.command()
@@ -62,7 +59,7 @@ def export_twice(checkpoint: Path, precision: str) -> dict[str, Any]:
         "checkpoint_bytes": checkpoint.stat().st_size if checkpoint.is_file() else folder_size(checkpoint),
         "package_bytes": runs[0]["bytes"],
         "seconds": round(min(run["seconds"] for run in runs), 1),
-        "peak_rss_mb": round(max(run["peak_rss"] for run in runs) / 1e6, 1),
+        "peak_rss_mb": round(max(run["peak_rss_mib"] for run in runs) * 2**20 / 1e6, 1),
         "same_bytes": runs[0]["digests"] == runs[1]["digests"],
     }
     say(
@@ -73,24 +70,15 @@ def export_twice(checkpoint: Path, precision: str) -> dict[str, Any]:
 
 
 def _export(checkpoint: Path, precision: str, folder: Path) -> dict[str, Any]:
-    command = [sys.executable, "-c", _EXPORT, "export", str(checkpoint), "-o", str(folder)]
+    command = [sys.executable, str(HERE / "worker_export.py"), "export", str(checkpoint), "-o", str(folder)]
     command += ["--precision", precision, "--no-verify", "--force"]
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)  # this child's own usage; RUSAGE_CHILDREN is the largest of all so far
-    process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - start
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed with exit code {process.returncode}")
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed with exit code {done.returncode}")
+    usage = json.loads(done.stdout.strip().splitlines()[-1])
     try:
         digests = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-        scale = 1024 if sys.platform != "darwin" else 1
-        return {
-            "seconds": seconds,
-            "peak_rss": usage.ru_maxrss * scale,
-            "digests": digests,
-            "bytes": folder_size(folder),
-        }
+        return {**usage, "digests": digests, "bytes": folder_size(folder)}
     finally:
         shutil.rmtree(folder)
 

@@ -31,6 +31,8 @@ def write_report(docs: Path) -> None:
     for section, writer in (("speed", _speed), ("loop", _loop), ("memory", _memory)):
         if section in results:
             parts.append(writer(results[section]))
+    if not results:
+        parts.append("No results are recorded yet.\n")
     (docs / "benchmarks.md").write_text("\n".join(parts), encoding="utf-8")
     if "speed" in results:
         (folder / "speed.svg").write_text(picture(results["speed"]["contenders"]), encoding="utf-8")

@@ -58,7 +58,7 @@ def test_plain_int4_is_symmetric_with_an_eight_bit_head() -> None:
 def test_default_int4_keeps_what_is_sensitive_at_eight_bits() -> None:
     recipe = preset("int4", LAYERS)
     found = names(recipe, "layers.9.qkv_proj", "layers.9.o_proj", "layers.9.gate_up_proj", "lm_head", "embed_tokens")
-    assert found == ["int8-b128", "int4-b32-affine", "int4-b32-affine", "int8-b128", "int8-b128"]
+    assert found == ["int8-b128", "int4-b32-asym", "int4-b32-affine", "int8-b128", "int8-b128"]
     eight = [i for i in range(LAYERS) if recipe.format_for(f"layers.{i}.down_proj").bits == 8]
     assert eight == [0, 1, 2, 5, 8, 11, 14, 17, 20, 23, 26, 27, 28, 29]
 
@@ -71,7 +71,7 @@ def test_presets_suit_any_depth(layers: int) -> None:
 
 
 def test_block_size_is_that_of_the_low_bits() -> None:
-    assert names(preset("int4", LAYERS, 64), "layers.0.o_proj", "lm_head") == ["int4-b64-affine", "int8-b128"]
+    assert names(preset("int4", LAYERS, 64), "layers.0.gate_up_proj", "lm_head") == ["int4-b64-affine", "int8-b128"]
     assert names(preset("int4-plain", LAYERS, 128), "layers.0.o_proj", "lm_head") == ["int4-b128", "int8-b128"]
     assert names(preset("int8", LAYERS, 32), "layers.0.o_proj", "lm_head") == ["int8-b32", "int8-b32"]
     assert names(preset("fp16", LAYERS, 32), "layers.0.o_proj") == ["float16"]
