@@ -49,7 +49,7 @@ bench: $(VENV)/.runtime ## speed beside quality, with the peers in their own env
 	$(VENV)/bin/python tests/benchmarks/run.py
 
 clean: ## remove environments and build outputs
-	rm -rf $(VENV) $(PARITY_V5) $(PARITY_V4) build dist .pytest_cache .ruff_cache
+	rm -rf .venv* build dist .pytest_cache .ruff_cache
 
 # An environment is rebuilt when what it is made from changed; .runtime is what a user has, .dev adds the tools.
 $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
