@@ -56,14 +56,14 @@ def decoder_inputs(cache: CacheGeometry) -> list[Port]:
         Port(TOTAL_SEQUENCE_LENGTH, "int32", ()),
         Port(LOGITS_INDEX, "int64", ("batch", "n")),
     ]
-    return ports + [_cache_port(past(i, kind), cache) for i in range(cache.num_layers) for kind in KINDS]
+    return ports + [cache_port(past(i, kind), cache) for i in range(cache.num_layers) for kind in KINDS]
 
 
-def decoder_outputs(cache: CacheGeometry, vocab_size: int) -> list[Port]:
-    """Outputs of a decoder program, in graph order."""
-    logits = [Port(LOGITS, "float32", ("batch", "n", vocab_size))]
-    return logits + [_cache_port(present(i, kind), cache) for i in range(cache.num_layers) for kind in KINDS]
+def logits_port(vocab_size: int) -> Port:
+    """The logits a decoder program puts out."""
+    return Port(LOGITS, "float32", ("batch", "n", vocab_size))
 
 
-def _cache_port(name: str, cache: CacheGeometry) -> Port:
+def cache_port(name: str, cache: CacheGeometry) -> Port:
+    """A cache buffer, as input or output."""
     return Port(name, cache.dtype, ("batch", cache.num_key_value_heads, "max_length", cache.head_dim))

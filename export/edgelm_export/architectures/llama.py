@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgelm_export.architectures.base import Architecture
-from edgelm_export.blocks.attention import cache_inputs, self_attention
+from edgelm_export.blocks.attention import self_attention
+from edgelm_export.blocks.cache import cache_inputs
 from edgelm_export.blocks.heads import decoder_input, decoder_output
 from edgelm_export.blocks.mlp import gated_mlp
 from edgelm_export.blocks.norm import rms_norm

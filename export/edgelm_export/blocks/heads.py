@@ -20,4 +20,4 @@ def decoder_output(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> None:
     """Logits at `logits_index` only: the head is the largest projection of a small model, and prefill needs one row of it."""
     index = g.op("Unsqueeze", g.input(signature.LOGITS_INDEX), g.constant(np.array([-1], np.int64)))  # [batch, n, 1]
     asked = g.op("GatherND", x, index, batch_dims=1)  # [batch, n, hidden_size]
-    g.output(signature.Port(signature.LOGITS, "float32", ("batch", "n", c.vocab_size)), lm_head(g, asked, c))
+    g.output(signature.logits_port(c.vocab_size), lm_head(g, asked, c))

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
+from edgelm_export.blocks.cache import Step
 from edgelm_export.config import ModelConfig
 from edgelm_export.graph import CONTRIB, GraphBuilder
 from edgelm_export.quantize.formats import Format
-
-if TYPE_CHECKING:
-    from edgelm_export.blocks.attention import Step
 
 
 @dataclass(frozen=True)

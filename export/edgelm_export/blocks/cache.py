@@ -1,0 +1,32 @@
+"""The static KV cache as a decoder program sees it: its graph inputs, and what all layers of one call share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgelm import signature
+from edgelm.signature import CacheGeometry
+from edgelm_export.blocks.rotary import rotary_tables
+from edgelm_export.config import ModelConfig
+from edgelm_export.graph import GraphBuilder
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one call of a decoder shares between its layers: lengths and rotary tables."""
+
+    cache: CacheGeometry
+    seqlens_k: ir.Value
+    total_sequence_length: ir.Value
+    cos: ir.Value
+    sin: ir.Value
+
+
+def cache_inputs(g: GraphBuilder, c: ModelConfig) -> Step:
+    """Declares the inputs of a decoder program."""
+    cache = c.cache_geometry(g.provider.activation_dtype)
+    g.declare(signature.decoder_inputs(cache))
+    cos, sin = rotary_tables(g, c)
+    return Step(cache, g.input(signature.SEQLENS_K), g.input(signature.TOTAL_SEQUENCE_LENGTH), cos, sin)
