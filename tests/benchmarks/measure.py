@@ -63,16 +63,10 @@ def _undisturbed(contender: Contender, task: dict[str, Any]) -> dict[str, Any]:
     return {**best, "attempts": len(tries)}
 
 
-def summarize(rounds: Sequence[Mapping[str, Any]], peer: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
-    """Median, least and greatest of each figure; ratios to the peer are taken round by round, above 1 is faster than the peer."""
+def summarize(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Median, least and greatest of each figure."""
     keys = ("ttft_ms", "decode_tokens_per_second", "load_s", "peak_rss_mib", "waiting_share")
-    summary = {key: _spread([result[key] for result in rounds]) for key in keys}
-    if peer is not None:
-        pairs = list(zip(rounds, peer, strict=True))
-        summary["prefill_ratio"] = _spread([theirs["ttft_ms"] / ours["ttft_ms"] for ours, theirs in pairs])
-        key = "decode_tokens_per_second"
-        summary["decode_ratio"] = _spread([ours[key] / theirs[key] for ours, theirs in pairs])
-    return summary
+    return {key: _spread([result[key] for result in rounds]) for key in keys}
 
 
 def measure_divergence(

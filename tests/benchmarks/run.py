@@ -43,7 +43,6 @@ def main(
     ids, cpus = evaluation_ids(reference[1]), pick_cpus(threads)
     quality = {} if no_divergence else measure_divergence(entered, reference, ids, cpus, say)
     results = measure_speed(entered, ids, cpus, rounds, say)
-    peer = results.get(PEER)
     values = {
         "what": "speed",
         "machine": machine(),
@@ -54,7 +53,7 @@ def main(
             name: {
                 **_facts(*entered[name]),
                 "quality": quality.get(name, {}),
-                "summary": summarize(results[name], None if name == PEER else peer),
+                "summary": summarize(results[name]),
                 "rounds": results[name],
             }
             for name in entered
