@@ -18,7 +18,7 @@ from edgelm.package import MANIFEST, Package
 @click.option("--offline", is_flag=True, help="Use only what is on disk already.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(source: str, revision: str | None, offline: bool, as_json: bool) -> None:
-    """Describe SOURCE: a package folder, or anything `edgelm export` takes. No weight is read."""
+    """Describe SOURCE: a package folder, or anything `edgelm export` takes. No weight is read; of a hub id, none is fetched."""
     if (Path(source) / MANIFEST).is_file():
         facts = package_facts(Package.open(source))
     else:

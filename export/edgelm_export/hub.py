@@ -33,7 +33,7 @@ _TRANSPORTS = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2"
 
 
 @dataclass(frozen=True)
-class _Listing:
+class Listing:
     """What the hub says about a revision; `sha256` knows the large files only."""
 
     commit: str
@@ -57,7 +57,7 @@ def fetch_from_hub(
         Unreachable: the hub does not answer, or the transfer broke off.
         CorruptFile: a file is not what the hub promised.
     """
-    constants = _library().constants
+    constants = library().constants
     cached = find_cached(wanted)
     if cached is not None and is_commit(wanted.revision):
         return _checked(wanted, *cached, {}, start)
@@ -69,7 +69,7 @@ def fetch_from_hub(
             )
         return _checked(wanted, *cached, {}, start)
     try:
-        listing = _look_up(wanted, seconds)
+        listing = look_up(wanted, seconds)
     except Unreachable as error:
         if cached is None:
             raise
@@ -95,7 +95,12 @@ def find_cached(wanted: HubSource) -> tuple[Path, Path] | None:
     return None if snapshot is None or path is None else (snapshot, path)
 
 
-def _library() -> Any:
+def library() -> Any:
+    """huggingface-hub.
+
+    Raises:
+        CheckpointError: it is not installed.
+    """
     try:
         import huggingface_hub
         import huggingface_hub.constants
@@ -107,49 +112,50 @@ def _library() -> Any:
     return huggingface_hub
 
 
-def _endpoint() -> str:
-    return _library().constants.ENDPOINT
+def endpoint() -> str:
+    """The hub's address."""
+    return library().constants.ENDPOINT
 
 
 def _cache_folder() -> Path:
-    return Path(_library().constants.HF_HUB_CACHE)
+    return Path(library().constants.HF_HUB_CACHE)
 
 
-def _look_up(wanted: HubSource, seconds: float) -> _Listing:
+def look_up(wanted: HubSource, seconds: float) -> Listing:
     """Asks for a revision's commit and files, for no longer than `seconds` in all.
 
     The libraries' own timeouts hold for one address at a time and not for the name lookup, so that a dead network can
     take minutes: the question is asked by a thread that is left behind.
     """
-    answer: list[_Listing | CheckpointError | BaseException] = []
+    answer: list[Listing | CheckpointError | BaseException] = []
     thread = threading.Thread(target=lambda: answer.append(_ask(wanted, seconds)), name="edgelm-hub", daemon=True)
     thread.start()
     thread.join(seconds)
     if not answer:
-        raise Unreachable(f"{_endpoint()} did not answer within {seconds:g} s: check the network")
+        raise Unreachable(f"{endpoint()} did not answer within {seconds:g} s: check the network")
     if isinstance(answer[0], BaseException):
         raise answer[0]
     return answer[0]
 
 
-def _ask(wanted: HubSource, seconds: float) -> _Listing | BaseException:
+def _ask(wanted: HubSource, seconds: float) -> Listing | BaseException:
     try:
         info = (
-            _library()
-            .HfApi(endpoint=_endpoint())
+            library()
+            .HfApi(endpoint=endpoint())
             .model_info(wanted.id, revision=wanted.revision, timeout=seconds, files_metadata=True)
         )
     except Exception as error:
-        return _explained(error, wanted)
+        return explained(error, wanted)
     files = info.siblings or []
-    return _Listing(
+    return Listing(
         commit=info.sha,
         sizes={file.rfilename: file.size or 0 for file in files},
         sha256={file.rfilename: file.lfs.sha256 for file in files if file.lfs},
     )
 
 
-def _download(wanted: HubSource, listing: _Listing, start: StartProgress) -> Path:
+def _download(wanted: HubSource, listing: Listing, start: StartProgress) -> Path:
     batches = wanted_files(listing.sizes.keys(), wanted.file, wanted.id)
     folder = _cache_folder() / f"models--{wanted.id.replace('/', '--')}"
     snapshot = folder / "snapshots" / listing.commit
@@ -160,12 +166,12 @@ def _download(wanted: HubSource, listing: _Listing, start: StartProgress) -> Pat
             # The weights come last: a snapshot that has them has everything, which is what the cache is asked later.
             for batch in filter(None, batches):
                 patterns = [glob.escape(name) for name in batch]
-                fetched = _library().snapshot_download(
-                    wanted.id, revision=revision, allow_patterns=patterns, endpoint=_endpoint()
+                fetched = library().snapshot_download(
+                    wanted.id, revision=revision, allow_patterns=patterns, endpoint=endpoint()
                 )
                 revision = listing.commit
     except Exception as error:
-        raise _explained(error, wanted)  # noqa: B904 - it chains the original itself, or is the original
+        raise explained(error, wanted)  # noqa: B904 - it chains the original itself, or is the original
     if Path(fetched).name != listing.commit:
         raise Unreachable(f"{wanted.id} ({wanted.revision}) was changed on the hub at this very moment: try again")
     return snapshot
@@ -207,23 +213,23 @@ def _quiet_bars() -> Generator[None]:
         utils.enable_progress_bars()
 
 
-def _explained(error: BaseException, wanted: HubSource) -> BaseException:
+def explained(error: BaseException, wanted: HubSource) -> BaseException:
     """A transport error in our words, with what to do; anything that is not one comes back as it is."""
-    library = _library()
+    hub = library()
     cause = error.__cause__
     # The library says "not found locally" when the network failed and its cache had nothing.
-    if isinstance(error, library.errors.LocalEntryNotFoundError) and cause is not None:
-        return _explained(cause, wanted)
-    explained = _refusal(error, wanted, library) or _breakdown(error, wanted, library)
-    if explained is None:
+    if isinstance(error, hub.errors.LocalEntryNotFoundError) and cause is not None:
+        return explained(cause, wanted)
+    found = _refusal(error, wanted, hub) or _breakdown(error, wanted, hub)
+    if found is None:
         return error
-    explained.__cause__ = error
-    return explained
+    found.__cause__ = error
+    return found
 
 
 def _refusal(error: BaseException, wanted: HubSource, library: Any) -> CheckpointError | None:
     """The hub answered, and the answer is no."""
-    errors, hub = library.errors, _endpoint()
+    errors, hub = library.errors, endpoint()
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.GatedRepoError):
         return CheckpointError(
@@ -247,7 +253,7 @@ def _refusal(error: BaseException, wanted: HubSource, library: Any) -> Checkpoin
 
 def _breakdown(error: BaseException, wanted: HubSource, library: Any) -> CheckpointError | None:
     """Nobody answered, the transfer broke off, or the disk refuses."""
-    hub, reason = _endpoint(), _first_line(error)
+    hub, reason = endpoint(), _first_line(error)
     packages = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
         return CheckpointError(

@@ -9,15 +9,18 @@ from typing import Any
 from edgelm.providers import PROVIDERS
 from edgelm_export.assemble import plan
 from edgelm_export.checkpoint import open_checkpoint
-from edgelm_export.model import understand
+from edgelm_export.model import Model, understand
 from edgelm_export.quantize.recipe import PRECISIONS, preset
-from edgelm_export.sources import resolve_source
+from edgelm_export.sources import resolve_headers
 
 
 def inspect_checkpoint(source: str | Path, *, revision: str | None = None, offline: bool = False) -> dict[str, Any]:
     """Facts of a checkpoint; raises what an export would raise before it reads a weight."""
-    found = resolve_source(str(source), revision=revision, offline=offline)
-    model = understand(open_checkpoint(found.path))
+    with resolve_headers(str(source), revision=revision, offline=offline) as found:
+        return _facts(understand(open_checkpoint(found.path)), found.id)
+
+
+def _facts(model: Model, source: str) -> dict[str, Any]:
     c, provider = model.config, PROVIDERS["cpu"]
     cache = c.cache_geometry(provider.activation_dtype)
     types: Counter[str] = Counter(tensor.dtype for tensor in model.checkpoint.tensors.values())
@@ -25,7 +28,7 @@ def inspect_checkpoint(source: str | Path, *, revision: str | None = None, offli
     for tensor in model.checkpoint.tensors.values():
         nbytes[tensor.dtype] += tensor.nbytes
     return {
-        "source": found.id,
+        "source": source,
         "format": model.checkpoint.format,
         "architecture": c.model_type,
         "parameters": model.parameters,

