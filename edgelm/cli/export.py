@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from edgelm.api import exporter
+from edgelm.cli.facts import package_facts
 from edgelm.package import Package
 
 
@@ -40,7 +41,7 @@ def command(source: str, output: Path | None, no_verify: bool, as_json: bool, **
     chosen = pipeline.export_options({**options, "verify": not no_verify})
     package: Package = pipeline.export(source, target, chosen, say=_say)
     if as_json:
-        click.echo(json.dumps(summary(package), ensure_ascii=False))
+        click.echo(json.dumps(package_facts(package), ensure_ascii=False))
     else:
         click.echo(describe(package))
 
@@ -53,21 +54,6 @@ def default_output(source: str, precision: str) -> Path:
     """A folder named after the source, in the current directory."""
     stem = Path(source).name.removesuffix(".gguf") or "model"
     return Path(f"{re.sub(r'[^A-Za-z0-9._-]', '-', stem)}-{precision}")
-
-
-def summary(package: Package) -> dict[str, Any]:
-    """What --json prints."""
-    m = package.manifest
-    return {
-        "package": str(package.path),
-        "architecture": m.architecture,
-        "precision": m.precision,
-        "parameters": m.parameters,
-        "bytes": package.size,
-        "context_length": m.context_length,
-        "quality": dict(m.quality),
-        "notes": list(m.notes),
-    }
 
 
 def describe(package: Package) -> str:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import click
 
 from edgelm.api import exporter
+from edgelm.cli.facts import package_facts
 from edgelm.package import MANIFEST, Package
 
 
@@ -24,29 +25,6 @@ def command(source: str, revision: str | None, offline: bool, as_json: bool) -> 
     else:
         facts = exporter("inspection").inspect_checkpoint(source, revision=revision, offline=offline)
     click.echo(json.dumps(facts, ensure_ascii=False) if as_json else describe(facts))
-
-
-def package_facts(package: Package) -> dict[str, Any]:
-    """Facts of a package, from its manifest."""
-    m = package.manifest
-    return {
-        "package": str(package.path),
-        "family": m.family,
-        "task": m.task,
-        "architecture": m.architecture,
-        "parameters": m.parameters,
-        "precision": m.precision,
-        "bytes": package.size,
-        "context_length": m.context_length,
-        "vocab_size": m.vocab_size,
-        "cache_bytes_per_1000_tokens": 1000 * m.cache.bytes_per_token,
-        "device": m.device,
-        "source": {key: value for key, value in m.source.items() if key != "files"},
-        "recipe": dict(m.recipe),
-        "quality": dict(m.quality),
-        "versions": dict(m.versions),
-        "notes": list(m.notes),
-    }
 
 
 def describe(facts: dict[str, Any]) -> str:

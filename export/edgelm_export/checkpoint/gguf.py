@@ -15,18 +15,8 @@ from edgelm.errors import CheckpointError, UnsupportedConfig
 from edgelm_export.checkpoint.base import Array, Bytes, Checkpoint, LazyTensor
 from edgelm_export.checkpoint.files import corrupt, exists, shown
 from edgelm_export.checkpoint.gguf_header import Header, TensorEntry, read_header
-from edgelm_export.checkpoint.storage import Storage, plain_storage
+from edgelm_export.checkpoint.storage import PLAIN_TYPES, Storage, plain_storage
 
-_PLAIN = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-}
 _LONGEST_KEPT = 64
 _Made = TypeVar("_Made")
 _PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -116,8 +106,10 @@ def _tensor(file: Path, header: Header, entry: TensorEntry, where: str) -> LazyT
             file, f"{where}: a row of {entry.shape[-1]} is no multiple of {kind.name}'s block of {unit_values}"
         )
     offset = header.data_start + entry.offset
-    if kind.name in _PLAIN:
-        return plain_storage(file, offset, _PLAIN[kind.name]).tensor(entry.name, _PLAIN[kind.name], entry.shape)
+    if kind.name in PLAIN_TYPES:
+        return plain_storage(file, offset, PLAIN_TYPES[kind.name]).tensor(
+            entry.name, PLAIN_TYPES[kind.name], entry.shape
+        )
     decode = partial(_dequantize, kind, f"{file}: {where}")
     return Storage(file, offset, unit_bytes, unit_values, decode).tensor(entry.name, kind.name, entry.shape)
 

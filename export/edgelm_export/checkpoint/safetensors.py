@@ -27,7 +27,7 @@ from edgelm_export.checkpoint.files import (
     refuse_pointer,
     shown,
 )
-from edgelm_export.checkpoint.storage import Storage, plain_storage
+from edgelm_export.checkpoint.storage import PLAIN_TYPES, Storage, plain_storage
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
@@ -35,21 +35,6 @@ _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MAX_TOKENIZER_BYTES = 256 << 20
 _MAX_AXES, _MAX_VALUES = 8, 1 << 48
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_PLAIN = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U64": "uint64",
-    "U32": "uint32",
-    "U16": "uint16",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
 _LISTED_ONLY = {  # name, bytes a unit, values a unit
     "F8_E4M3": ("float8_e4m3fn", 1, 1),
     "F8_E5M2": ("float8_e5m2", 1, 1),
@@ -140,8 +125,8 @@ def _tensor(file: Path, name: str, entry: Any, start: int) -> tuple[int, int, La
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise corrupt(file, f"{where}: dtype, shape or data_offsets are missing, negative or of the wrong kind")
-    if dtype in _PLAIN:
-        storage = plain_storage(file, start + offsets[0], kind := _PLAIN[dtype])
+    if dtype in PLAIN_TYPES:
+        storage = plain_storage(file, start + offsets[0], kind := PLAIN_TYPES[dtype])
     elif dtype in _LISTED_ONLY:
         kind, unit_bytes, unit_values = _LISTED_ONLY[dtype]
         storage = Storage(file, start + offsets[0], unit_bytes, unit_values, None)

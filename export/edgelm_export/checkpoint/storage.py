@@ -20,6 +20,23 @@ from edgelm_export.checkpoint.files import opened, shown
 Decode = Callable[[Bytes, Array], None]  # whole units as stored, float32 values to fill
 
 _PIECE_BYTES = 128 << 10  # decoded at once: stays in the processor's cache, and bounds the temporaries
+# Types that are ordinary numbers, as safetensors and GGUF both name them, in NumPy's spelling.
+PLAIN_TYPES: Mapping[str, str] = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
 _PLAIN_DTYPES: Mapping[str, Any] = {
     "float64": "<f8",
     "float32": "<f4",
