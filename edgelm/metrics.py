@@ -35,8 +35,7 @@ class Metrics:
 class Recorder:
     """Notes the moments of one generation; it starts when it is made.
 
-    Call `prefilled` when the prompt's logits are there, `first_token` when the first token is chosen, `token` for each
-    one after it (for the first as well, if the loop does not tell them apart), and `finish` once at the end.
+    Call `prefilled` when the prompt's logits are there, `token` for each token that is chosen, and `finish` once at the end.
     """
 
     def __init__(self, prompt_tokens: int, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -49,10 +48,6 @@ class Recorder:
     def prefilled(self) -> None:
         """The prompt is in the cache."""
         self._prefilled = self._clock()
-
-    def first_token(self) -> None:
-        """The first token is chosen."""
-        self.token()
 
     def token(self) -> None:
         """One more token is chosen."""

@@ -18,7 +18,7 @@ def clock(*seconds: float) -> Callable[[], float]:
 def test_figures_follow_from_the_moments():
     recorder = Recorder(50, clock(100.0, 100.5, 100.6, 100.8, 101.0))
     recorder.prefilled()
-    recorder.first_token()
+    recorder.token()
     recorder.token()
     recorder.token()
     metrics = recorder.finish()
@@ -29,18 +29,10 @@ def test_figures_follow_from_the_moments():
     assert metrics.decode_tokens_per_second == pytest.approx(5)
 
 
-def test_the_first_token_may_be_reported_like_any_other():
-    recorder = Recorder(1, clock(0.0, 1.0, 1.5))
-    recorder.token()
-    recorder.token()
-    metrics = recorder.finish()
-    assert (metrics.new_tokens, metrics.ttft_ms, metrics.tpot_ms) == (2, 1000.0, 500.0)
-
-
 def test_one_token_has_no_time_per_further_token():
     recorder = Recorder(4, clock(0.0, 1.0, 2.0))
     recorder.prefilled()
-    recorder.first_token()
+    recorder.token()
     metrics = recorder.finish()
     assert (metrics.ttft_ms, metrics.tpot_ms, metrics.decode_tokens_per_second) == (2000.0, None, None)
 
@@ -54,7 +46,7 @@ def test_no_token_has_no_figures():
 def test_a_clock_that_stands_still_is_no_division_by_zero():
     recorder = Recorder(4, lambda: 7.0)
     recorder.prefilled()
-    recorder.first_token()
+    recorder.token()
     recorder.token()
     metrics = recorder.finish()
     assert (metrics.ttft_ms, metrics.tpot_ms) == (0.0, 0.0)
