@@ -104,25 +104,36 @@ class DecoderModel:
         config, ids = self.defaults.replace(**options), self._encode(prompt)
         return (chunk for _, chunk in self._run([ids], config))
 
-    def chat(self, messages: Sequence[Message], **options: Any) -> Generation:
-        """Answers a conversation: the chat template turns {"role", "content"} messages into the prompt."""
-        return self.generate(self.chat_ids(messages), **options)
+    def chat(
+        self, messages: Sequence[Message], template: Mapping[str, Any] | None = None, **options: Any
+    ) -> Generation:
+        """Answers a conversation: the chat template turns {"role", "content"} messages into the prompt.
 
-    def stream_chat(self, messages: Sequence[Message], **options: Any) -> Iterator[Chunk]:
+        Args:
+            messages: the conversation so far.
+            template: what else the checkpoint's template reads, such as {"enable_thinking": False} or {"tools": [...]}.
+            options: as for `generate`, which says what is raised.
+        """
+        return self.generate(self.chat_ids(messages, **(template or {})), **options)
+
+    def stream_chat(
+        self, messages: Sequence[Message], template: Mapping[str, Any] | None = None, **options: Any
+    ) -> Iterator[Chunk]:
         """The same as `chat`, piece by piece."""
-        return self.stream(self.chat_ids(messages), **options)
+        return self.stream(self.chat_ids(messages, **(template or {})), **options)
 
-    def chat_ids(self, messages: Sequence[Message]) -> list[int]:
+    def chat_ids(self, messages: Sequence[Message], **template: Any) -> list[int]:
         """The token ids a conversation becomes.
 
         Raises:
+            InvalidOption: a variable that the template does not read.
             GenerationError: the package has no chat template, or the template refuses the messages.
         """
         if self.chat_template is None:
             raise GenerationError(
                 f"{self.package.path} has no chat template; use generate (or --raw) with a prompt of your own"
             )
-        return self.tokenizer.encode(self.chat_template.render(messages), add_special_tokens=False)
+        return self.tokenizer.encode(self.chat_template.render(messages, **template), add_special_tokens=False)
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Teacher-forced logits, float32 [len(token_ids), vocab_size]: row i predicts token i + 1."""

@@ -131,6 +131,16 @@ def test_chat_applies_the_template(model: DecoderModel) -> None:
     assert "".join(c.text for c in model.stream_chat([{"role": "user", "content": "Hi"}], **GREEDY)) == done.text
 
 
+def test_chat_passes_on_what_the_template_reads(model: DecoderModel) -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    ids = model.chat_ids(messages, add_generation_prompt=False)
+    assert model.tokenizer.decode(ids, skip_special_tokens=False) == "<s>user: Hi\n"
+    done = model.chat(messages, {"add_generation_prompt": False}, **GREEDY)
+    assert done.token_ids == model.generate(ids, **GREEDY).token_ids
+    with pytest.raises(InvalidOption, match="the chat template does not read enable_thinking"):
+        model.chat(messages, {"enable_thinking": False})
+
+
 def test_chat_without_a_template_says_so(model: DecoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "chat_template", None)
     with pytest.raises(GenerationError, match="has no chat template; use generate"):
