@@ -216,7 +216,8 @@ def _read_rope(reader: _Reader, limit: int) -> RopeConfig:
 def _read_windows(reader: _Reader, layers: int) -> tuple[int | None, ...]:
     """One window a layer: gated by `use_sliding_window`, none before `max_window_layers`; `layer_types` decides where given."""
     types, first = reader.get("layer_types"), reader.get("max_window_layers") or 0
-    if not reader.flag("use_sliding_window", True) or reader.get("sliding_window") is None:
+    window, enabled = reader.get("sliding_window"), reader.flag("use_sliding_window", True)
+    if window is None or not enabled:
         return (None,) * layers
     size = reader.size("sliding_window")
     if types is None:

@@ -117,6 +117,7 @@ def test_sliding_windows_follow_the_config() -> None:
     qwen = {"model_type": "qwen2", "sliding_window": 8, "max_window_layers": 1}
     assert read(**qwen, use_sliding_window=True).sliding_windows == (None, 8)
     assert read(**qwen, use_sliding_window=False).sliding_windows == (None, None)
+    assert read(**qwen, use_sliding_window=False).notes == ()
     types = ["sliding_attention", "full_attention"]
     assert read(**qwen, use_sliding_window=True, layer_types=types).sliding_windows == (8, None)
 
