@@ -92,8 +92,7 @@ class Package:
             DigestError: a file was changed.
         """
         for name, entry in self.manifest.files.items():
-            with (self.path / name).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sha256(self.path / name)
             if found != entry["sha256"]:
                 raise DigestError(
                     f"{self.path}: {name} was changed since the export (SHA-256 {found[:12]}…, recorded {entry['sha256'][:12]}…); "
@@ -114,6 +113,12 @@ class Package:
     def size(self) -> int:
         """Bytes of all files, without the manifest."""
         return sum(entry["size"] for entry in self.manifest.files.values())
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_manifest(folder: Path) -> Manifest:

@@ -10,6 +10,7 @@ import click
 
 from edgelm import home
 from edgelm.api import exporter
+from edgelm.package import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def _rows() -> list[_Row]:
 
 
 def _package(folder: Path) -> str | None:
-    return str(folder) if (folder / "edgelm.json").is_file() else None
+    return str(folder) if (folder / MANIFEST).is_file() else None
 
 
 def _here(row: _Row) -> str:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 from edgelm import __version__
 from edgelm.generation_config import GenerationConfig, unsupported_keys
-from edgelm.package import Manifest
+from edgelm.package import Manifest, sha256
 from edgelm.providers import Provider
 from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.model import Model
 from edgelm_export.quantize.recipe import Recipe
 from edgelm_export.sources import Source
-from edgelm_export.write import sha256
 
 
-def describe_export(
-    model: Model, recipe: Recipe, provider: Provider, source: Source, files: Mapping[str, Mapping[str, Any]]
-) -> Manifest:
-    """The manifest of a package that holds `files`; quality figures are added once it was verified.
+def describe_export(model: Model, recipe: Recipe, provider: Provider, source: Source) -> Manifest:
+    """The manifest of a package to be written; its files, and later its quality figures, are still to be filled in.
 
     Raises:
         UnsupportedConfig: generation settings that no generation could use.
@@ -43,7 +39,7 @@ def describe_export(
         precision=recipe.name,
         recipe=recipe.as_manifest(),
         source=_source_entry(source, model.checkpoint),
-        files=files,
+        files={},
         generation=generation,
         quality={},
         versions={"edgelm": __version__, "onnx-ir": version("onnx-ir")},

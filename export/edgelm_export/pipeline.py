@@ -70,10 +70,11 @@ def export(
     planned = plan(model, recipe, provider)
     recipe.check_used()
     check_space(target, planned.nbytes)
+    manifest = describe_export(model, recipe, provider, found)
     with package_folder(target, force=options.force) as folder:
         write_texts(model.checkpoint, folder)
         write_programs(model, recipe, provider, folder)
-        manifest = describe_export(model, recipe, provider, found, digests(folder))
+        manifest = replace(manifest, files=digests(folder))
         manifest.save(folder)
         if options.verify:
             replace(manifest, quality=verify(Package.open(folder), model, provider, say)).save(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import tempfile
@@ -16,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.errors import CheckpointError, PackageError
-from edgelm.package import MANIFEST
+from edgelm.package import MANIFEST, sha256
 from edgelm.progress import progress
 from edgelm.providers import Provider
 from edgelm_export.assemble import assemble, plan
@@ -121,7 +120,8 @@ def write_programs(model: Model, recipe: Recipe, provider: Provider, folder: Pat
         try:
 
             def store_for(name: str) -> DataFile:
-                return files.setdefault(name, DataFile(folder / f"{name}.onnx.data", bar.advance))
+                files[name] = DataFile(folder / f"{name}.onnx.data", bar.advance)
+                return files[name]
 
             programs = assemble(model, recipe, provider, store_for, taps)
         finally:
@@ -157,12 +157,6 @@ def digests(folder: Path) -> dict[str, dict[str, Any]]:
     return {
         path.relative_to(folder).as_posix(): {"sha256": sha256(path), "size": path.stat().st_size} for path in files
     }
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _replace(folder: Path, target: Path) -> None:

@@ -25,7 +25,7 @@ from edgelm.errors import (
     VerificationError,
     WrongShape,
 )
-from edgelm.package import Package
+from edgelm.package import Package, sha256
 from edgelm_export import quality, verify, write
 from edgelm_export.graph import GraphBuilder
 
@@ -72,7 +72,7 @@ def test_a_package_moves_as_a_folder(package: Path, checkpoint: Path) -> None:
 def test_the_manifest_records_where_it_came_from(package: Path, checkpoint: Path) -> None:
     manifest = Package.open(package).manifest
     assert manifest.source["id"] == checkpoint.name
-    assert manifest.source["files"]["model.safetensors"] == write.sha256(checkpoint / "model.safetensors")
+    assert manifest.source["files"]["model.safetensors"] == sha256(checkpoint / "model.safetensors")
     assert manifest.architecture == "llama"
     assert manifest.cache.num_layers == 2
     assert {"config.json", "tokenizer.json", "chat_template.jinja"} <= set(manifest.files)
@@ -134,6 +134,17 @@ def test_an_unknown_architecture_names_the_nearest_and_what_differs(copy: Path, 
         r"it does not read model.layers.\{i\}.pre_feedforward_layernorm.weight; here is no lm_head.weight"
     )
     fails_cleanly(copy, tmp_path / "out", UnsupportedArchitecture, message)
+
+
+def test_generation_settings_are_checked_before_weights_are_written(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a data file was opened")
+
+    monkeypatch.setattr(write.DataFile, "__init__", refuse)
+    (copy / "generation_config.json").write_text('{"do_sample": true, "temperature": -1}')
+    fails_cleanly(copy, tmp_path / "out", UnsupportedConfig, "generation_config.json: .*temperature is -1")
 
 
 def test_nothing_resembles_another_kind_of_model(copy: Path, tmp_path: Path) -> None:
