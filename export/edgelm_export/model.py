@@ -15,6 +15,7 @@ from edgelm_export.config import ModelConfig
 from edgelm_export.names import NameMap, source_of
 from edgelm_export.nearest import unknown_architecture
 from edgelm_export.read_config import model_type_of, read_config
+from edgelm_export.weights import row_ranges
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,8 @@ def check_tied_head(model: Model) -> None:
     table = model.checkpoint.tensors.get(source_of(names, "embed_tokens.weight").name)
     if not model.config.tie_word_embeddings or head is None or table is None:
         return
-    step = 4096
     same = head.shape == table.shape and all(
-        np.array_equal(head.read(start, start + step), table.read(start, start + step))
-        for start in range(0, table.shape[0], step)
+        np.array_equal(head.read(start, stop), table.read(start, stop)) for start, stop in row_ranges(table.shape)
     )
     if not same:
         raise UnsupportedConfig(

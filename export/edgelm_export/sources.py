@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from edgelm.errors import CheckpointError, CorruptFile
+from edgelm.package import MANIFEST
 from edgelm.progress import StartProgress, progress
 from edgelm_export.catalogue import CatalogueEntry, HubSource, IndexSource, load_catalogue
 from edgelm_export.fetched import Source, Unreachable
@@ -26,7 +27,6 @@ _LOG = logging.getLogger(__name__)
 _IMPATIENT_SECONDS = 5.0
 _PART = r"[A-Za-z0-9][\w.-]*"
 _HUB_ID = re.compile(rf"({_PART}/{_PART})(?:[:/](.+\.gguf))?", re.IGNORECASE)
-_PACKAGE_MANIFEST = "edgelm.json"
 
 
 def resolve_source(
@@ -48,12 +48,11 @@ def resolve_source(
     catalogue = load_catalogue()
     path = Path(source).expanduser()
     # A package that was exported to a folder of the catalogue's name must not hide that name.
-    if path.exists() and not (source in catalogue and (path / _PACKAGE_MANIFEST).exists()):
+    if path.exists() and not (source in catalogue and (path / MANIFEST).exists()):
         return _local(path, revision)
     if source in catalogue:
         return _from_catalogue(catalogue[source], revision, offline, progress)
-    repository, file = _hub_id(source, catalogue)
-    return fetch_from_hub(HubSource(repository, revision or "main", file), offline=offline, start=progress)
+    return fetch_from_hub(_hub_source(source, revision, catalogue), offline=offline, start=progress)
 
 
 @contextmanager
@@ -66,8 +65,7 @@ def resolve_headers(source: str, *, revision: str | None = None, offline: bool =
     if offline or source in catalogue or Path(source).expanduser().exists():
         yield resolve_source(source, revision=revision, offline=offline)
         return
-    repository, file = _hub_id(source, catalogue)
-    wanted = HubSource(repository, revision or "main", file)
+    wanted = _hub_source(source, revision, catalogue)
     if find_cached(wanted) is not None:
         yield resolve_source(source, revision=revision)
         return
@@ -92,7 +90,7 @@ def _source_is_cached(source: HubSource | IndexSource) -> bool:
 def _local(path: Path, revision: str | None) -> Source:
     if revision is not None:
         raise CheckpointError(f"{path} is on this disk and has no revisions: leave --revision away")
-    if (path / _PACKAGE_MANIFEST).exists():
+    if (path / MANIFEST).exists():
         raise CheckpointError(f"{path} is an edgelm package, not a checkpoint: `edgelm run {path}` uses it")
     if path.is_dir() or path.suffix.lower() == ".gguf":
         return Source(path, path.resolve().name)
@@ -103,12 +101,12 @@ def _local(path: Path, revision: str | None) -> Source:
     )
 
 
-def _hub_id(source: str, catalogue: Mapping[str, CatalogueEntry]) -> tuple[str, str | None]:
+def _hub_source(source: str, revision: str | None, catalogue: Mapping[str, CatalogueEntry]) -> HubSource:
     path = Path(source).expanduser()
     found = _HUB_ID.fullmatch(source)
     is_file = source.lower().endswith(".gguf")
     if found is not None and ".." not in source and (found[2] or not is_file):
-        return found[1], found[2]
+        return HubSource(found[1], revision or "main", found[2])
     if path.is_absolute() or source.startswith(("./", "../", "~")) or "\\" in source or source.count("/") > 1:
         raise CheckpointError(f"{source} does not exist: check the path")
     if is_file:

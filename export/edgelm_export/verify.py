@@ -37,12 +37,13 @@ def verify(package: Package, model: Model, provider: Provider, say: Callable[[st
     size = plan(model, float_recipe, reference).nbytes
     needed, available = size * _RESIDENT + package.size + _WORKSPACE, available_memory()
     say(f"verification needs about {needed / 1e6:,.0f} MB of memory and {size / 1e6:,.0f} MB of disk")
+    lacking = None
     if available is not None and needed > available:
-        reason = f"skipped: the float graph needs {needed / 1e6:,.0f} MB of memory and {available / 1e6:,.0f} MB are available"
-        say(f"verification {reason}")
-        return {"skipped": reason}
-    if shutil.disk_usage(package.path.parent).free < size:
-        reason = f"skipped: the float graph needs {size / 1e6:,.0f} MB of disk beside the package"
+        lacking = f"{needed / 1e6:,.0f} MB of memory and {available / 1e6:,.0f} MB are available"
+    elif shutil.disk_usage(package.path.parent).free < size:
+        lacking = f"{size / 1e6:,.0f} MB of disk beside the package"
+    if lacking is not None:
+        reason = f"skipped: the float graph needs {lacking}"
         say(f"verification {reason}")
         return {"skipped": reason}
     with tempfile.TemporaryDirectory(prefix=".edgelm-verify.", dir=package.path.parent) as folder:
@@ -73,7 +74,9 @@ def _measure(package: Package, float_program: Path, model: Model, provider: Prov
     manifest, c = package.manifest, model.config
     ids = Tokenizer.from_folder(package.path).encode(evaluation_text())
     ids = [token for token in ids if token < c.vocab_size][: min(TEXT_TOKENS, c.context_length)]
-    reference, candidate = Program(float_program, PROVIDERS["cpu"]), Program(package.program("decoder"), provider)
+    candidate = Program(package.program("decoder"), provider)
+    is_reference = float_program == package.program("decoder")  # a float package: one copy in memory serves both sides
+    reference = candidate if is_reference else Program(float_program, PROVIDERS["cpu"])
 
     def decoder(program: Program) -> Decoder:
         return Decoder(program, manifest.cache, c.vocab_size, batch=1, limit=c.context_length)

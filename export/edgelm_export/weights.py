@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -43,10 +44,8 @@ class Weight:
         if self.transform is not None:
             yield self._checked(self.transform(self.tensor.read()), flaw)
             return
-        row_bytes = 4 * max(1, int(np.prod(self.shape[1:])))
-        step = max(1, _CHUNK_BYTES // row_bytes)
-        for start in range(0, self.shape[0], step):
-            yield self._checked(self.tensor.read(start, min(start + step, self.shape[0])), flaw)
+        for start, stop in row_ranges(self.shape):
+            yield self._checked(self.tensor.read(start, stop), flaw)
 
     def _checked(self, values: Array, flaw: Callable[[Array], str | None]) -> Array:
         if (found := flaw(values)) is not None:
@@ -55,6 +54,13 @@ class Weight:
                 "or needs a format of more range (--precision fp32 keeps any)"
             )
         return values
+
+
+def row_ranges(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Start and stop of pieces of rows whose float32 values take a bounded size."""
+    step = max(1, _CHUNK_BYTES // (4 * max(1, math.prod(shape[1:]))))
+    for start in range(0, shape[0], step):
+        yield start, min(start + step, shape[0])
 
 
 def not_finite(values: Array) -> str | None:
