@@ -47,6 +47,7 @@ parity-v4: $(PARITY_V4)/.installed | parity-v5
 
 bench: $(VENV)/.runtime ## speed beside quality, with the peers in their own environments
 	$(VENV)/bin/python tests/benchmarks/run.py
+	$(VENV)/bin/python tests/benchmarks/run_encoders.py
 
 clean: ## remove environments and build outputs
 	rm -rf .venv* build dist .pytest_cache .ruff_cache

@@ -9,7 +9,6 @@ from edgelm.errors import CheckpointError, ManifestError
 
 if TYPE_CHECKING:
     from edgelm.package import Package
-    from edgelm.text_generation import DecoderModel
 
 
 def export(source: str | Path, out: str | Path, **options: Any) -> Package:
@@ -34,9 +33,7 @@ def export(source: str | Path, out: str | Path, **options: Any) -> Package:
     return pipeline.export(source, out, pipeline.export_options(options))
 
 
-def load(
-    package: str | Path, device: str = "auto", threads: int | None = None, max_length: int | None = None
-) -> DecoderModel:
+def load(package: str | Path, device: str = "auto", threads: int | None = None, max_length: int | None = None) -> Any:
     """Loads a package.
 
     Args:
@@ -53,15 +50,16 @@ def load(
     """
     from edgelm.package import Package
     from edgelm.providers import find_provider
+    from edgelm.text_encoding import EncoderModel
     from edgelm.text_generation import DecoderModel
 
     opened = Package.open(find_package(package))
-    if opened.manifest.family != "decoder":
-        raise ManifestError(
-            f"{opened.path} is of family {opened.manifest.family!r}; this edgelm runs decoders, update it"
-        )
+    kinds = {"decoder": DecoderModel, "encoder": EncoderModel}
+    family = opened.manifest.family
+    if family not in kinds:
+        raise ManifestError(f"{opened.path} is of family {family!r}; this edgelm runs {' and '.join(kinds)}, update it")
     provider = find_provider(device, package_device=opened.manifest.device)
-    return DecoderModel(opened, provider, threads=threads, max_length=max_length)
+    return kinds[family](opened, provider, threads=threads, max_length=max_length)
 
 
 def find_package(package: str | Path) -> Path:

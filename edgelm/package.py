@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from edgelm.errors import DigestError, ManifestError, VersionError
 from edgelm.signature import CacheGeometry
+from edgelm.tasks import EncoderFacts
 
 MANIFEST = "edgelm.json"
 FORMAT_VERSION = 1
@@ -24,7 +25,7 @@ class Manifest:
     task: str
     architecture: str
     programs: Mapping[str, str]  # program name -> its .onnx file
-    cache: CacheGeometry
+    cache: CacheGeometry | None  # of a decoder
     context_length: int
     vocab_size: int
     parameters: int
@@ -36,14 +37,38 @@ class Manifest:
     generation: Mapping[str, Any]
     quality: Mapping[str, Any]
     versions: Mapping[str, str]
+    encoder: EncoderFacts | None = None  # of an encoder
     notes: tuple[str, ...] = ()
     format_version: int = FORMAT_VERSION
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
+    @property
+    def kv_cache(self) -> CacheGeometry:
+        """The KV cache of a decoder.
+
+        Raises:
+            ManifestError: the package is no decoder.
+        """
+        if self.cache is None:
+            raise ManifestError(f"a package of family {self.family!r} has no KV cache; use a decoder's")
+        return self.cache
+
+    @property
+    def encoder_facts(self) -> EncoderFacts:
+        """How an encoder is fed and read.
+
+        Raises:
+            ManifestError: the package is no encoder.
+        """
+        if self.encoder is None:
+            raise ManifestError(f"a package of family {self.family!r} is no encoder; export an encoder")
+        return self.encoder
+
     def to_json(self) -> str:
         """The manifest's text; the same manifest gives the same bytes."""
         values = {key: value for key, value in vars(self).items() if key != "extra"}
-        values["cache"] = vars(self.cache)
+        values["cache"] = None if self.cache is None else vars(self.cache)
+        values["encoder"] = None if self.encoder is None else self.encoder.as_manifest()
         return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     def save(self, folder: Path) -> None:
@@ -143,7 +168,7 @@ def _read_manifest(folder: Path) -> Manifest:
 
 
 _TYPES: Mapping[str, type] = {
-    "family": str, "task": str, "architecture": str, "programs": dict, "cache": dict, "context_length": int, "vocab_size": int,
+    "family": str, "task": str, "architecture": str, "programs": dict, "context_length": int, "vocab_size": int,
     "parameters": int, "device": str, "precision": str, "recipe": dict, "source": dict, "files": dict, "generation": dict,
     "quality": dict, "versions": dict, "notes": list,
 }  # fmt: skip
@@ -159,15 +184,40 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
         _inside(file.parent, name)
         if not isinstance(cast(Any, entry), dict) or not _is_file_entry(entry):
             raise ManifestError(f"{file}: the entry of {name} lacks its size or sha256")
+    known = {key: values[key] for key in _TYPES if key != "notes"}
+    named = (*_TYPES, "format_version", "cache", "encoder")
+    extra = {key: value for key, value in values.items() if key not in named}
+    cache = _read_part(values, "cache", _cache_geometry, file)
+    encoder = _read_part(values, "encoder", EncoderFacts.from_manifest, file)
+    lacking = {"decoder": cache, "encoder": encoder}.get(values["family"], values)
+    if lacking is None:
+        raise ManifestError(
+            f"{file}: the part that tells how to run this {values['family']} is missing; export it again"
+        )
+    return Manifest(**known, cache=cache, encoder=encoder, notes=tuple(map(str, values["notes"])), extra=extra)
+
+
+Part = TypeVar("Part")
+
+
+def _read_part(values: dict[str, Any], key: str, read: Callable[[Any], Part], file: Path) -> Part | None:
+    """An object of the manifest that only some families have."""
+    raw = values.get(key)
+    if raw is None:
+        return None
     try:
-        cache = CacheGeometry(**values["cache"])
-        if min(cache.num_layers, cache.num_key_value_heads, cache.head_dim, cache.bytes_per_token) < 1:
-            raise ValueError("sizes must be positive")
+        if not isinstance(raw, dict):
+            raise TypeError("it is no object")
+        return read(raw)
     except (TypeError, KeyError, ValueError) as error:
-        raise ManifestError(f"{file}: the cache geometry is not usable: {error}") from error
-    known = {key: values[key] for key in _TYPES if key not in ("cache", "notes")}
-    extra = {key: value for key, value in values.items() if key not in _TYPES and key != "format_version"}
-    return Manifest(**known, cache=cache, notes=tuple(map(str, values["notes"])), extra=extra)
+        raise ManifestError(f"{file}: {key!r} is not usable: {error}; export the package again") from error
+
+
+def _cache_geometry(values: dict[str, Any]) -> CacheGeometry:
+    cache = CacheGeometry(**values)
+    if min(cache.num_layers, cache.num_key_value_heads, cache.head_dim, cache.bytes_per_token) < 1:
+        raise ValueError("sizes must be positive")
+    return cache
 
 
 def _is_file_entry(entry: dict[str, Any]) -> bool:

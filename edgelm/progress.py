@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
     import rich.progress
@@ -77,7 +77,12 @@ def watch_folder(folder: Path, total: float | None, label: str, start: StartProg
 
 
 class _Bar:
-    """A bar of the `rich` library, built when the work turns out to be long; silent where `rich` is not installed."""
+    """A bar of the `rich` library, built when the work turns out to be long; silent where `rich` is not installed.
+
+    A terminal has room for one: work within work that shows a bar is part of that bar.
+    """
+
+    _opened: ClassVar[list[_Bar]] = []
 
     def __init__(self, total: float | None, label: str, unit: str) -> None:
         self._total, self._label, self._unit = total, label, unit
@@ -86,6 +91,7 @@ class _Bar:
         self._display: rich.progress.Progress | None = None
         self._silent = not _on_terminal()
         self._begun = time.monotonic()
+        self._opened.append(self)
         if unit == "B" and total is not None and total >= _LARGE_BYTES:
             self._show()
 
@@ -105,11 +111,12 @@ class _Bar:
         """Takes the bar away, so that the terminal shows what was printed and no rests."""
         with self._lock:
             self._silent = True
+            self._opened.remove(self)
             if self._display is not None:
                 self._display.stop()
 
     def _show(self) -> None:
-        if self._silent:
+        if self._silent or self._opened[0] is not self:
             return
         try:
             from rich.errors import LiveError

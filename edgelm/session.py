@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,20 @@ class Program:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider.ort_name])
         except Exception as error:  # ONNX Runtime raises bare and undocumented types
             raise ProviderError(f"ONNX Runtime {onnxruntime.__version__} refuses {path}: {error}") from error
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of what the graph takes."""
+        return [port.name for port in self.session.get_inputs()]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of what the graph gives."""
+        return [port.name for port in self.session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Those outputs of the graph, in memory of their own; several threads may run at once."""
+        return cast("list[NDArray[np.float32]]", self.session.run(list(outputs), dict(feeds)))
 
     def binding(self) -> Binding:
         """A fresh set of bound buffers."""

@@ -8,7 +8,13 @@ INPUT_IDS = "input_ids"  # int64 [batch, sequence]
 SEQLENS_K = "seqlens_k"  # int32 [batch]: valid tokens including the new ones, minus 1
 TOTAL_SEQUENCE_LENGTH = "total_sequence_length"  # int32 []: the longest row, new tokens included
 LOGITS_INDEX = "logits_index"  # int64 [batch, n]: positions of this call whose logits are wanted
-LOGITS = "logits"  # float32 [batch, n, vocab_size]
+LOGITS = "logits"  # float32 [batch, n, vocab_size] of a language model; other heads: row_port, token_logits_port
+
+ATTENTION_MASK = "attention_mask"  # int64 [batch, sequence]: 1 for a token, 0 for padding, which stands on the right
+TOKEN_TYPE_IDS = "token_type_ids"  # int64 [batch, sequence]
+LAST_HIDDEN_STATE = "last_hidden_state"  # float32 [batch, sequence, hidden_size]
+POOLER_OUTPUT = "pooler_output"  # float32 [batch, hidden_size]
+SENTENCE_EMBEDDING = "sentence_embedding"  # float32 [batch, dimensions]
 
 KINDS = ("key", "value")
 
@@ -67,3 +73,25 @@ def logits_port(vocab_size: int) -> Port:
 def cache_port(name: str, cache: CacheGeometry) -> Port:
     """A cache buffer, as input or output."""
     return Port(name, cache.dtype, ("batch", cache.num_key_value_heads, "max_length", cache.head_dim))
+
+
+def encoder_inputs(*, token_types: bool, positions: bool) -> list[Port]:
+    """Inputs of an encoder program, in graph order; `positions` are those whose logits a masked language model is asked for."""
+    ports = [Port(INPUT_IDS, "int64", ("batch", "sequence")), Port(ATTENTION_MASK, "int64", ("batch", "sequence"))]
+    ports += [Port(TOKEN_TYPE_IDS, "int64", ("batch", "sequence"))] if token_types else []
+    return ports + ([Port(LOGITS_INDEX, "int64", ("batch", "n"))] if positions else [])
+
+
+def hidden_port(hidden_size: int) -> Port:
+    """The hidden states every encoder program puts out."""
+    return Port(LAST_HIDDEN_STATE, "float32", ("batch", "sequence", hidden_size))
+
+
+def row_port(name: str, size: int) -> Port:
+    """One vector a text: POOLER_OUTPUT, SENTENCE_EMBEDDING, or the LOGITS of a sequence classifier."""
+    return Port(name, "float32", ("batch", size))
+
+
+def token_logits_port(size: int) -> Port:
+    """The logits a head gives for each token; for question answering, of start and end."""
+    return Port(LOGITS, "float32", ("batch", "sequence", size))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast, overload
 
@@ -14,11 +13,11 @@ from edgelm.chat import ChatTemplate
 from edgelm.decode import Decoder
 from edgelm.errors import ContextOverflow, GenerationError, InvalidOption
 from edgelm.generation_config import GenerationConfig
+from edgelm.loading import length_limit, load_program
 from edgelm.metrics import Metrics, Recorder
 from edgelm.package import Package
 from edgelm.providers import Provider
 from edgelm.sampling import Sampler
-from edgelm.session import Program
 from edgelm.stopping import StopState
 from edgelm.tokenizer import Tokenizer
 
@@ -59,24 +58,12 @@ class DecoderModel:
             InvalidOption: max_length is outside 1..context_length, or threads below 1.
             DigestError: a file of the package was changed.
         """
-        manifest = package.manifest
-        if max_length is not None and not 1 <= max_length <= manifest.context_length:
-            raise InvalidOption(
-                f"max_length {max_length} is outside 1..{manifest.context_length}, the package's context length"
-            )
-        if threads is not None and threads < 1:
-            raise InvalidOption(f"threads {threads} is below 1")
         self.package = package
-        self.max_length = max_length or manifest.context_length
-        with ThreadPoolExecutor(1) as pool:
-            checked = pool.submit(package.verify_digests)
-            try:
-                self._program = Program(package.program("decoder"), provider, threads)
-            finally:
-                checked.result()  # a changed file explains any other failure, so its error wins
+        self.max_length = length_limit(package, max_length)
+        self._program = load_program(package, "decoder", provider, threads)
         self.tokenizer = Tokenizer.from_folder(package.path)
         self.chat_template = ChatTemplate.from_folder(package.path, self.tokenizer.special_tokens)
-        self.defaults = GenerationConfig.from_checkpoint(manifest.generation)
+        self.defaults = GenerationConfig.from_checkpoint(package.manifest.generation)
 
     @overload
     def generate(self, prompt: Prompt, **options: Any) -> Generation: ...
@@ -143,7 +130,7 @@ class DecoderModel:
     def decoder(self, batch: int) -> Decoder:
         """The loop on ids with a cache of its own, for callers that bring their own loop."""
         manifest = self.package.manifest
-        return Decoder(self._program, manifest.cache, manifest.vocab_size, batch=batch, limit=self.max_length)
+        return Decoder(self._program, manifest.kv_cache, manifest.vocab_size, batch=batch, limit=self.max_length)
 
     def _encode(self, prompt: Prompt) -> list[int]:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,15 @@ from edgelm.package import Package
     "-o", "--output", type=click.Path(path_type=Path), help="Folder of the package. [default: NAME-PRECISION]"
 )
 @click.option(
-    "--precision", default="int4", show_default=True, help="fp32, fp16, int8, int4, or int4-plain (round to nearest)."
+    "--precision",
+    help="fp32, fp16, int8, int8-plain, int4, or int4-plain (round to nearest). [default: int4, of encoders int8]",
 )
 @click.option("--block-size", type=int, help="Weights that share a scale: a power of two from 16.")
 @click.option("--context-length", type=int, help="Longest context to support. [default: the checkpoint's]")
+@click.option("--task", help="What the package is for. [default: what the checkpoint's head was trained for]")
+@click.option(
+    "--pooling", help="How token vectors become an embedding: cls, mean, max, last ... [default: the checkpoint's]"
+)
 @click.option("--device", default="cpu", show_default=True, help="Execution provider the package is for.")
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option("--offline", is_flag=True, help="Use only what is on disk already.")
@@ -37,7 +43,7 @@ def command(source: str, output: Path | None, no_verify: bool, as_json: bool, **
     SOURCE is a folder in hub layout, a .gguf file, a hub id (owner/name) or a name from `edgelm models`.
     """
     pipeline = exporter("pipeline")
-    target = output or default_output(source, options["precision"])
+    target = output or default_output(source, options["precision"] or options["recipe"])
     chosen = pipeline.export_options({**options, "verify": not no_verify})
     package: Package = pipeline.export(source, target, chosen, say=_say)
     if as_json:
@@ -50,27 +56,36 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def default_output(source: str, precision: str) -> Path:
-    """A folder named after the source, in the current directory."""
+def default_output(source: str, precision: str | Path | None) -> Path:
+    """A folder named after the source and what was asked for, in the current directory."""
     stem = Path(source).name.removesuffix(".gguf") or "model"
-    return Path(f"{re.sub(r'[^A-Za-z0-9._-]', '-', stem)}-{precision}")
+    suffix = Path(precision or "edgelm").stem
+    return Path(f"{re.sub(r'[^A-Za-z0-9._-]', '-', stem)}-{suffix}")
 
 
 def describe(package: Package) -> str:
     """The package and its quality for people."""
     m = package.manifest
     lines = [
-        f"{package.path}: {m.architecture}, {m.parameters / 1e6:,.1f} M parameters, {m.precision}, {package.size / 1e6:,.1f} MB"
+        f"{package.path}: {m.architecture} for {m.task}, {m.parameters / 1e6:,.1f} M parameters, {m.precision}, "
+        f"{package.size / 1e6:,.1f} MB"
     ]
     for way in ("prefill", "decode"):
         if way in m.quality:
             lines.append(f"  {way:<8} {_figures(m.quality[way])}")
+    if "mean_cosine" in m.quality:
+        lines.append(f"  against float: {_encoder_figures(m.quality)}")
     if "skipped" in m.quality:
         lines.append(f"  quality not measured, {m.quality['skipped']}")
     elif not m.quality:
         lines.append("  quality not measured (--no-verify)")
     lines.extend(f"  note: {note}" for note in m.notes)
     return "\n".join(lines)
+
+
+def _encoder_figures(q: Mapping[str, Any]) -> str:
+    agreement = f"; same decisions {q['label_agreement']:.1%}" if "label_agreement" in q else ""
+    return f"cosine mean {q['mean_cosine']:.5f}, worst {q['worst_cosine']:.5f}{agreement} ({q['texts']} texts)"
 
 
 def _figures(q: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Command line options made from GenerationConfig's fields, so that a new sampler needs no line here."""
+"""Command line options: generation's are made from GenerationConfig's fields, so that a new sampler needs no line here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ from typing import Any
 import click
 
 from edgelm.generation_config import option_fields
+
+# Settings of encoders; top_k is among generation's too.
+ENCODER_OPTIONS = (
+    "top_k",
+    "question",
+    "query",
+    "aggregation",
+    "dimensions",
+    "normalize",
+    "prompt_name",
+    "batch_size",
+    "truncate",
+)
 
 
 def generation_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -19,6 +32,22 @@ def generation_options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
+def encoder_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of encoders."""
+    for add in (
+        click.option("--truncate", is_flag=True, default=None, help="Encoders: cut inputs that are too long."),
+        click.option("--batch-size", type=int, help="Encoders: most inputs that run together. [default: 32]"),
+        click.option("--prompt-name", help="Embeddings: the checkpoint's prompt to put before each input."),
+        click.option("--normalize", is_flag=True, default=None, help="Embeddings: bring them to length 1."),
+        click.option("--dimensions", type=int, help="Embeddings: keep only the first so many."),
+        click.option("--aggregation", help="Tagging: none, simple, first, average or max. [default: simple]"),
+        click.option("--query", help="Reranking: what the inputs are ranked for."),
+        click.option("--question", help="Question answering: what each input is asked."),
+    ):
+        function = add(function)
+    return function
+
+
 def given_options(values: dict[str, Any]) -> dict[str, Any]:
-    """Those of the generation options that were typed."""
+    """Those of the options that were typed."""
     return {name: value for name, value in values.items() if value is not None and value != ()}

@@ -42,13 +42,14 @@ def assemble(
     """
     names = model.names
     ignored = dict(model.architecture.ignored)
-    if model.config.tie_word_embeddings:
-        ignored[source_of(names, "lm_head.weight").name] = "tied: the token table is the head"
+    ignored |= {f"{names[name].name}.*": "of a head that this task leaves out" for name in model.head_names}
+    if "lm_head" in names and (model.config.tie_word_embeddings or model.family == "encoder"):
+        ignored[source_of(names, "lm_head.weight").name] = "tied to the token table, or not asked for"
     weights = Weights(model.checkpoint, names, ignored)
     programs: dict[str, ir.Model] = {}
-    for name, build in model.architecture.programs.items():
+    for name, build in model.programs.items():
         g = GraphBuilder(weights, recipe, provider, store_for(name), taps)
-        build(g, model.config)
+        build(g)
         programs[name] = g.finish(name)
     weights.finish()
     return programs

@@ -1,4 +1,4 @@
-"""ModelConfig: every fact about a model that a graph needs, in Hugging Face's spelling. Complete: no field is optional by accident."""
+"""ModelConfig and its kinds: every fact about a model that a graph needs, in Hugging Face's spelling. No field is optional by accident."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class RopeConfig:
     original_max_position_embeddings: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Facts of one decoder, checked and complete; only `read_config` makes one."""
+    """Facts that every transformer has, checked and complete; only the readers of read_config make one."""
 
     model_type: str
     vocab_size: int
@@ -32,20 +32,13 @@ class ModelConfig:
     num_key_value_heads: int
     head_dim: int
     context_length: int
-    rms_norm_eps: float
     hidden_act: str
-    rope: RopeConfig
+    pad_token_id: int
     tie_word_embeddings: bool
     qkv_bias: bool
     attention_output_bias: bool
     mlp_bias: bool
-    qk_norm: bool
-    sliding_windows: tuple[int | None, ...]  # one entry a layer; None attends to everything
     notes: tuple[str, ...] = field(default=(), compare=False)  # what the user should hear about the source's config
-
-    def cache_geometry(self, dtype: str) -> CacheGeometry:
-        """The KV cache of a program whose activations have `dtype`."""
-        return CacheGeometry(self.num_hidden_layers, self.num_key_value_heads, self.head_dim, dtype)
 
     @property
     def query_size(self) -> int:
@@ -56,3 +49,85 @@ class ModelConfig:
     def key_value_size(self) -> int:
         """Width of all key (or value) heads together."""
         return self.num_key_value_heads * self.head_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig(ModelConfig):
+    """A Llama-like model, which may serve as an encoder too."""
+
+    rms_norm_eps: float
+    rope: RopeConfig
+    qk_norm: bool
+    causal: bool
+    sliding_windows: tuple[int | None, ...]  # one entry a layer; None attends to everything
+    pads_by_id: bool  # the config names a padding token, so a classifier reads the last token that is not one
+
+    def cache_geometry(self, dtype: str) -> CacheGeometry:
+        """The KV cache of a program whose activations have `dtype`."""
+        return CacheGeometry(self.num_hidden_layers, self.num_key_value_heads, self.head_dim, dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EuroBertConfig(DecoderConfig):
+    """A Llama-like model that sees its whole text."""
+
+    classifier_pooling: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(ModelConfig):
+    """A BERT-like encoder."""
+
+    layer_norm_eps: float
+    embedding_size: int  # width of the embedding tables; a projection follows where it is not hidden_size
+    max_position_embeddings: int  # rows of the table of learned positions; 0 where there is none
+    type_vocab_size: int  # rows of the table of token types; 0 where there is none
+    relative_attention_num_buckets: int  # of a T5-like relative position bias; 0 where there is none
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only what stands before it."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlbertConfig(EncoderConfig):
+    """An encoder whose layers share weights: consecutive layers form a group, and each runs the group's inner layers."""
+
+    num_hidden_groups: int
+    inner_group_num: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DebertaConfig(EncoderConfig):
+    """An encoder whose attention tells content from position."""
+
+    relative_attention: bool  # whether the checkpoint holds a table for distances, used or not
+    position_terms: tuple[
+        str, ...
+    ]  # what positions add to the scores: "c2p" (query content, key position), "p2c"; or nothing
+    attention_scale: float  # of all scores; it counts the terms that the config names, used or not
+    max_relative_positions: int
+    position_buckets: int  # distances share this many rows on each side, by their logarithm; 0 where each has its own
+    share_att_key: bool  # whether positions go through the projections of content
+    pos_key_bias: bool
+    norm_rel_ebd: bool
+    pooler_hidden_act: str
+    legacy: bool  # which head for masks transformers would take
+    conv_kernel_size: int  # of the convolution beside the first layer; 0 where there is none
+    conv_groups: int
+    conv_act: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModernBertConfig(EncoderConfig):
+    """A pre-norm encoder with rotary positions whose layers attend to everything or to what is near."""
+
+    norm_bias: bool
+    decoder_bias: bool
+    classifier_bias: bool
+    classifier_pooling: str
+    classifier_activation: str
+    global_rope: RopeConfig
+    local_rope: RopeConfig
+    reaches: tuple[int | None, ...]  # one entry a layer: tokens seen on each side; None attends to everything

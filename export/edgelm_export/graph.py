@@ -25,9 +25,12 @@ DTYPES = {
     "float16": ir.DataType.FLOAT16,
     "bfloat16": ir.DataType.BFLOAT16,
     "uint8": ir.DataType.UINT8,
+    "int8": ir.DataType.INT8,
     "int64": ir.DataType.INT64,
     "int32": ir.DataType.INT32,
 }
+
+Value = ir.Value
 
 Produce = Callable[[], Iterable[np.ndarray]]
 
@@ -102,10 +105,16 @@ class GraphBuilder:
         self._nodes.append(node)
         return node.outputs[0] if outputs == 1 else tuple(node.outputs)
 
-    def tap(self, leaf: str, value: ir.Value) -> ir.Value:
-        """Names a block's result by its scope; a name that a tap pattern matches becomes a graph output, float32 of any shape."""
-        name = self.name(leaf)
+    def tap(self, leaf: str, value: ir.Value, kind: str = "") -> ir.Value:
+        """Names a block's result by its scope; a name that a tap pattern matches becomes a graph output, float32 of any shape.
+
+        `kind` stands before the scope for values that are no block's result, such as "input.". Where layers share a scope, the
+        second use of a name is called name#1, and so on.
+        """
+        name = kind + self.name(leaf)
         if any(fnmatchcase(name, pattern) for pattern in self._taps):
+            uses = sum(output.split("#")[0] == name for output in self._outputs)
+            name = f"{name}#{uses}" if uses else name
             self.output(Port(name, "float32", tuple(f"{name}.{axis}" for axis in range(3))), self.op("Identity", value))
         return value
 
@@ -115,6 +124,10 @@ class GraphBuilder:
         if key not in self._initializers:
             self._initializers[key] = ir.val(key, const_value=ir.tensor(np.asarray(array, order="C"), name=key))
         return self._initializers[key]
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint holds a scoped weight; for those that only some checkpoints of an architecture have."""
+        return self._weights.has(self.name(name))
 
     def weight(self, name: str, shape: tuple[int, ...]) -> Weight:
         """The checkpoint's tensor for a scoped name, still on disk."""

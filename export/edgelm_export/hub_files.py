@@ -29,12 +29,12 @@ _COMPANIONS = (
     "chat_template*.jinja",
     "chat_template*.json",
     "modules.json",
-    "sentence_bert_config.json",
+    "sentence_*_config.json",
     "config_sentence_transformers.json",
 )
 _SHARD = re.compile(r"model[^/]*-\d+-of-\d+\.safetensors")
-# The steps after the transformer in a sentence-transformers repository: 1_Pooling, 2_Dense.
-_STEP = re.compile(r"\d+_\w+/(config\.json|model\.safetensors)")
+# The modules after the transformer in a sentence-transformers repository, as 1_Pooling and 2_Dense: their weights are small.
+_MODULE = re.compile(r"\d+_\w+/(config\.json|model\.safetensors)")
 _TEMPLATE = re.compile(r"additional_chat_templates/[^/]+\.jinja")
 
 
@@ -103,14 +103,14 @@ def usable(snapshot: Path, file: str | None) -> Path | None:
 
 def _safetensors(names: Collection[str]) -> list[str]:
     if _SINGLE in names:
-        return [_SINGLE, *sorted(name for name in names if _STEP.fullmatch(name) and name.endswith(".safetensors"))]
+        return [_SINGLE]
     shards = sorted(name for name in names if _SHARD.fullmatch(name))
     return [_INDEX, *shards] if _INDEX in names and shards else []
 
 
 def _is_companion(name: str) -> bool:
     if "/" in name:
-        return _TEMPLATE.fullmatch(name) is not None or (_STEP.fullmatch(name) is not None and name.endswith(".json"))
+        return _TEMPLATE.fullmatch(name) is not None or _MODULE.fullmatch(name) is not None
     return any(fnmatchcase(name, pattern) for pattern in _COMPANIONS)
 
 

@@ -18,6 +18,7 @@ from edgelm_export.hub_files import wanted_files
 # Most safetensors headers are shorter; a GGUF header holds the whole vocabulary and says nowhere how long it is.
 _FIRST_BYTES = {".safetensors": 1 << 17, ".gguf": 1 << 25}
 _LENGTH_BYTES = 8
+_DESCRIPTIONS = ("config.json", "modules.json", "config_sentence_transformers.json")
 
 
 def fetch_headers(wanted: HubSource, folder: Path) -> Source:
@@ -30,8 +31,10 @@ def fetch_headers(wanted: HubSource, folder: Path) -> Source:
     listing = hub.look_up(wanted, hub.LOOKUP_SECONDS)
     small, weights = wanted_files(listing.sizes.keys(), wanted.file, wanted.id)
     try:
-        for name in itertools.chain((name for name in small if _is_config(name)), weights):
-            _write(folder / Path(name).name, listing.sizes, name, _Remote(wanted, listing.commit, name))
+        for name in itertools.chain((name for name in small if _describes(name)), weights):
+            target = folder / (Path(name).name if wanted.file else name)
+            target.parent.mkdir(exist_ok=True)
+            _write(target, listing.sizes, name, _Remote(wanted, listing.commit, name))
     except Exception as error:
         raise hub.explained(error, wanted)  # noqa: B904 - it chains the original itself, or is the original
     path = folder / Path(wanted.file).name if wanted.file else folder
@@ -54,8 +57,9 @@ class _Remote:
         return response.content[:count]
 
 
-def _is_config(name: str) -> bool:
-    return name in ("config.json", "generation_config.json") or name.endswith(".index.json")
+def _describes(name: str) -> bool:
+    """Whether a small file says what the model is; vocabularies do not."""
+    return Path(name).name in _DESCRIPTIONS or name.endswith((".index.json", "_config.json", ".safetensors"))
 
 
 def _write(target: Path, sizes: Mapping[str, int], name: str, remote: _Remote) -> None:

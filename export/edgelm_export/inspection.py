@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from edgelm.providers import PROVIDERS
+from edgelm.providers import PROVIDERS, Provider
 from edgelm_export.assemble import plan
 from edgelm_export.checkpoint import open_checkpoint
 from edgelm_export.model import Model, understand
@@ -22,7 +22,6 @@ def inspect_checkpoint(source: str | Path, *, revision: str | None = None, offli
 
 def _facts(model: Model, source: str) -> dict[str, Any]:
     c, provider = model.config, PROVIDERS["cpu"]
-    cache = c.cache_geometry(provider.activation_dtype)
     types: Counter[str] = Counter(tensor.dtype for tensor in model.checkpoint.tensors.values())
     nbytes: Counter[str] = Counter()
     for tensor in model.checkpoint.tensors.values():
@@ -31,6 +30,7 @@ def _facts(model: Model, source: str) -> dict[str, Any]:
         "source": source,
         "format": model.checkpoint.format,
         "architecture": c.model_type,
+        "task": model.task.name,
         "parameters": model.parameters,
         "tensor_types": {kind: {"tensors": count, "bytes": nbytes[kind]} for kind, count in sorted(types.items())},
         "context_length": c.context_length,
@@ -38,7 +38,19 @@ def _facts(model: Model, source: str) -> dict[str, Any]:
         "hidden_size": c.hidden_size,
         "attention": f"{c.num_attention_heads} query heads, {c.num_key_value_heads} key-value heads of {c.head_dim}",
         "vocab_size": c.vocab_size,
-        "cache_bytes_per_1000_tokens": 1000 * cache.bytes_per_token,
-        "export_bytes": {name: plan(model, preset(name, c.num_hidden_layers), provider).nbytes for name in PRECISIONS},
-        "notes": list(c.notes),
+        **_cache_facts(model, provider),
+        "export_bytes": {name: _export_bytes(model, name, provider) for name in PRECISIONS},
+        "notes": list(model.notes),
     }
+
+
+def _cache_facts(model: Model, provider: Provider) -> dict[str, Any]:
+    if model.family != "decoder":
+        return {}
+    return {
+        "cache_bytes_per_1000_tokens": 1000 * model.config.cache_geometry(provider.activation_dtype).bytes_per_token
+    }
+
+
+def _export_bytes(model: Model, precision: str, provider: Provider) -> int:
+    return plan(model, preset(precision, model.config.num_hidden_layers, family=model.family), provider).nbytes

@@ -9,6 +9,8 @@ from edgelm import __version__
 from edgelm.generation_config import GenerationConfig, unsupported_keys
 from edgelm.package import Manifest, sha256
 from edgelm.providers import Provider
+from edgelm.tasks import EncoderFacts
+from edgelm_export.blocks.encoder import has_token_types
 from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.model import Model
 from edgelm_export.quantize.recipe import Recipe
@@ -21,17 +23,19 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
     Raises:
         UnsupportedConfig: generation settings that no generation could use.
     """
-    c, generation = model.config, generation_defaults(model.checkpoint)
+    c, is_decoder = model.config, model.family == "decoder"
+    generation = generation_defaults(model.checkpoint) if is_decoder else {}
     notes = [
-        *c.notes,
+        *model.notes,
         *(f"generation setting {key!r} is not supported and was left out" for key in unsupported_keys(generation)),
     ]
     return Manifest(
-        family="decoder",
-        task="text-generation",
+        family=model.family,
+        task=model.task.name,
         architecture=c.model_type,
-        programs={name: f"{name}.onnx" for name in model.architecture.programs},
-        cache=c.cache_geometry(provider.activation_dtype),
+        programs={name: f"{name}.onnx" for name in model.programs},
+        cache=c.cache_geometry(provider.activation_dtype) if is_decoder else None,
+        encoder=None if is_decoder else encoder_facts(model),
         context_length=c.context_length,
         vocab_size=c.vocab_size,
         parameters=model.parameters,
@@ -44,6 +48,25 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
         quality={},
         versions={"edgelm": __version__, "onnx-ir": version("onnx-ir")},
         notes=tuple(notes),
+    )
+
+
+def encoder_facts(model: Model) -> EncoderFacts:
+    """What the runtime must know to serve the task."""
+    c, task = model.config, model.task
+    width = task.dense[-1].out_features if task.dense else c.hidden_size * len(task.pooling)
+    return EncoderFacts(
+        hidden_size=c.hidden_size,
+        pad_token_id=c.pad_token_id,
+        token_types=has_token_types(c),
+        lowercase=task.lowercase,
+        labels=task.labels,
+        problem_type=task.problem_type,
+        dimensions=min(width, task.truncate_dim or width),
+        pooling=task.pooling,
+        normalized=task.normalized,
+        prompts=dict(task.prompts),
+        default_prompt=task.default_prompt,
     )
 
 
@@ -60,10 +83,12 @@ def generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _source_entry(source: Source, checkpoint: Checkpoint) -> dict[str, Any]:
+    folder = checkpoint.files[0].parent
+    files = {file.relative_to(folder).as_posix(): file for file in checkpoint.files}
     return {
         "id": source.id,
         "revision": source.revision,
         "format": checkpoint.format,
         # What was fetched was checked against these digests, so it need not be read once more.
-        "files": {file.name: source.sha256.get(file.name) or sha256(file) for file in checkpoint.files},
+        "files": {name: source.sha256.get(name) or sha256(file) for name, file in files.items()},
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgelm_export.transforms import Transform
 
@@ -12,11 +12,21 @@ _INDEX = re.compile(r"\.(\d+)\.")
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Some rows of a tensor of `total` rows, which holds several of ours one below the other."""
+
+    start: int
+    stop: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Source:
-    """A module of the checkpoint, and how its layout differs from ours."""
+    """A module of the checkpoint, and how its layout differs from ours: first the transform, then the rows."""
 
     name: str
     transform: Transform | None = None
+    rows: Rows | None = None
 
 
 NameMap = Mapping[str, Source]
@@ -29,17 +39,32 @@ def name_map(table: Mapping[str, str | Source]) -> NameMap:
 
 def per_layer(prefix: str, table: Mapping[str, str | Source]) -> dict[str, str | Source]:
     """The same table for every layer; `prefix` holds `{i}`."""
+    sources = name_map(table)
+    return {f"layers.{{i}}.{name}": replace(source, name=prefix + source.name) for name, source in sources.items()}
+
+
+def joined(source: str, sizes: Mapping[str, int], transform: Transform | None = None) -> dict[str, str | Source]:
+    """The modules that a fused one holds one below the other: canonical name -> its rows, `sizes` in the order they stand."""
     result: dict[str, str | Source] = {}
-    for name, source in table.items():
-        full = Source(prefix + source.name, source.transform) if isinstance(source, Source) else prefix + source
-        result[f"layers.{{i}}.{name}"] = full
+    start, total = 0, sum(sizes.values())
+    for name, size in sizes.items():
+        result[name] = Source(source, transform, Rows(start, start + size, total))
+        start += size
     return result
 
 
 def source_of(names: NameMap, canonical: str) -> Source:
-    """Where `layers.3.q_proj.weight` comes from. A canonical name no table holds is a defect of the architecture, hence KeyError."""
+    """Where `layers.3.q_proj.weight` comes from; a table may name layer 3 itself instead of all layers as `{i}`.
+
+    A canonical name no table holds is a defect of the architecture, hence KeyError.
+    """
     module, leaf = canonical.rsplit(".", 1)
     index = _INDEX.search(f"{module}.")
     template = _INDEX.sub(".{i}.", f"{module}.", count=1)[:-1] if index else module
-    source = names[template]
-    return Source(f"{source.name.replace('{i}', index.group(1)) if index else source.name}.{leaf}", source.transform)
+    source = names[module] if module in names else names[template]
+    return replace(source, name=f"{source.name.replace('{i}', index.group(1)) if index else source.name}.{leaf}")
+
+
+def without_prefix(names: NameMap, prefix: str) -> dict[str, Source]:
+    """The same table with `prefix` taken off the source names that begin with it."""
+    return {name: replace(source, name=source.name.removeprefix(prefix)) for name, source in names.items()}

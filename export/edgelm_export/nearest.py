@@ -43,11 +43,11 @@ def _compare(checkpoint: Checkpoint, model_type: str) -> _Likeness:
     architecture = REGISTRY[model_type]
     found = {_NUMBER.sub("{i}", name) for name in checkpoint.tensors}
     try:
-        config = read_config(checkpoint, architecture.model_types[model_type])
-    except UnsupportedConfig:
+        config = read_config(checkpoint, architecture.model_types[model_type], architecture.read_config)
+        names = architecture.names[checkpoint.format](config)
+    except (UnsupportedConfig, KeyError):  # a KeyError: the type is not read from this format
         return _Likeness(model_type, 0, tuple(found), ())
-    names = architecture.names[checkpoint.format](config)
-    wanted = {f"{source.name}.weight" for source in names.values()}
+    wanted = {_NUMBER.sub("{i}", f"{source.name}.weight") for source in names.values()}
     extra = {name for name in found if name.removesuffix(".bias").removesuffix(".weight") + ".weight" not in wanted}
     return _Likeness(model_type, len(wanted & found), tuple(sorted(extra)), tuple(sorted(wanted - found)))
 

@@ -12,11 +12,12 @@ from edgelm.package import Package
 from edgelm.providers import PROVIDERS, Provider
 from edgelm_export.assemble import plan
 from edgelm_export.checkpoint import open_checkpoint
+from edgelm_export.float_graph import FloatGraph
 from edgelm_export.manifest import describe_export
 from edgelm_export.model import Model, check_tied_head, understand
-from edgelm_export.quantize.recipe import Recipe, preset, recipe_from_file
+from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, preset, recipe_from_file
 from edgelm_export.sources import resolve_source
-from edgelm_export.verify import verify
+from edgelm_export.verify import calibrated, verify
 from edgelm_export.write import check_space, check_target, digests, package_folder, write_programs, write_texts
 
 
@@ -24,9 +25,11 @@ from edgelm_export.write import check_space, check_target, digests, package_fold
 class ExportOptions:
     """What `edgelm export` may be told; see its help for each."""
 
-    precision: str = "int4"
+    precision: str | None = None
     block_size: int | None = None
     context_length: int | None = None
+    task: str | None = None
+    pooling: str | None = None
     device: str = "cpu"
     revision: str | None = None
     offline: bool = False
@@ -62,8 +65,8 @@ def export(
     provider = _provider(options.device)
     check_target(target, force=options.force)
     found = resolve_source(str(source), revision=options.revision, offline=options.offline)
-    model = understand(open_checkpoint(found.path), options.context_length)
-    for note in model.config.notes:
+    model = understand(open_checkpoint(found.path), options.context_length, options.task, options.pooling)
+    for note in model.notes:
         say(f"note: {note}")
     check_tied_head(model)
     recipe = choose_recipe(options, model)
@@ -71,21 +74,24 @@ def export(
     recipe.check_used()
     check_space(target, planned.nbytes)
     manifest = describe_export(model, recipe, provider, found)
-    with package_folder(target, force=options.force) as folder:
+    with package_folder(target, force=options.force) as folder, FloatGraph(model, folder.parent, say) as graph:
         write_texts(model.checkpoint, folder)
+        recipe = calibrated(recipe, model, folder, graph)
         write_programs(model, recipe, provider, folder)
         manifest = replace(manifest, files=digests(folder))
         manifest.save(folder)
         if options.verify:
-            replace(manifest, quality=verify(Package.open(folder), model, provider, say)).save(folder)
+            quality = verify(Package.open(folder), model, provider, graph, say)
+            replace(manifest, quality=quality).save(folder)
     return Package.open(target)
 
 
 def choose_recipe(options: ExportOptions, model: Model) -> Recipe:
     """The recipe of a file, or the one a precision stands for."""
+    layers = model.config.num_hidden_layers
     if options.recipe is not None:
-        return recipe_from_file(Path(options.recipe), model.config.num_hidden_layers, options.block_size)
-    return preset(options.precision, model.config.num_hidden_layers, options.block_size)
+        return recipe_from_file(Path(options.recipe), layers, options.block_size)
+    return preset(options.precision or DEFAULT_PRECISION[model.family], layers, options.block_size, model.family)
 
 
 def _provider(device: str) -> Provider:

@@ -23,3 +23,13 @@ def unpermute_rope(num_heads: int) -> Transform:
         return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(rows, *rest))
 
     return apply
+
+
+def heads_apart(num_heads: int) -> Transform:
+    """Rows that hold query, key and value of head after head (DeBERTa's `in_proj`) as all queries, all keys, all values."""
+
+    def apply(x: Array) -> Array:
+        by_head = x.reshape(num_heads, 3, -1, *x.shape[1:])
+        return np.ascontiguousarray(by_head.swapaxes(0, 1).reshape(x.shape))
+
+    return apply

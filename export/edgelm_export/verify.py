@@ -2,87 +2,93 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgelm import signature, tasks
 from edgelm.decode import Decoder
+from edgelm.encode import Encoder, Row
+from edgelm.errors import ProviderError
 from edgelm.package import Package
 from edgelm.progress import progress
-from edgelm.providers import PROVIDERS, Provider
+from edgelm.providers import Provider
 from edgelm.session import Program
 from edgelm.tokenizer import Tokenizer
-from edgelm_export.assemble import plan
+from edgelm_export.encoder_quality import evaluation_rows, measure_encoder, require_padding_harmless
+from edgelm_export.float_graph import PROVIDER, FloatGraph
 from edgelm_export.model import Model
 from edgelm_export.quality import STEP_TOKENS, TEXT_TOKENS, evaluation_text, measure, require_consistent
-from edgelm_export.quantize.recipe import preset
-from edgelm_export.write import write_programs
-
-# The float graph's weights lie mapped and, repacked for the kernels, once more in memory.
-_RESIDENT = 2.0
-_WORKSPACE = 300e6
+from edgelm_export.quantize.calibrate import calibrate
+from edgelm_export.quantize.recipe import Recipe
 
 
-def verify(package: Package, model: Model, provider: Provider, say: Callable[[str], None]) -> dict[str, Any]:
+def calibrated(recipe: Recipe, model: Model, folder: Path, graph: FloatGraph) -> Recipe:
+    """The recipe with the ranges its formats want, measured with the tokenizer in `folder`.
+
+    Raises:
+        ProviderError: this machine cannot run the float graph.
+    """
+    if not recipe.wants_ranges or model.family != "encoder":
+        return recipe
+    lacking = graph.lacking("calibration")
+    if lacking is not None:
+        raise ProviderError(
+            f"precision {recipe.name} is calibrated with the float graph, which needs {lacking}; "
+            "--precision int8-plain needs no calibration"
+        )
+    rows = _rows(model, Tokenizer.from_folder(folder))
+    return replace(recipe, ranges=calibrate(graph.program("encoder"), PROVIDER, rows, model.config.pad_token_id))
+
+
+def verify(
+    package: Package, model: Model, provider: Provider, graph: FloatGraph, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Quality figures for the manifest, or why there are none.
 
     Raises:
-        VerificationError: NaN anywhere, or a float package whose decode steps disagree with its prefill.
+        VerificationError: NaN anywhere, or a float package that disagrees with itself.
     """
-    reference = PROVIDERS["cpu"]
-    float_recipe = preset("fp32", model.config.num_hidden_layers)
-    size = plan(model, float_recipe, reference).nbytes
-    needed, available = size * _RESIDENT + package.size + _WORKSPACE, available_memory()
-    say(f"verification needs about {needed / 1e6:,.0f} MB of memory and {size / 1e6:,.0f} MB of disk")
-    lacking = None
-    if available is not None and needed > available:
-        lacking = f"{needed / 1e6:,.0f} MB of memory and {available / 1e6:,.0f} MB are available"
-    elif shutil.disk_usage(package.path.parent).free < size:
-        lacking = f"{size / 1e6:,.0f} MB of disk beside the package"
+    lacking = graph.lacking("verification", package.size)
     if lacking is not None:
         reason = f"skipped: the float graph needs {lacking}"
         say(f"verification {reason}")
         return {"skipped": reason}
-    with tempfile.TemporaryDirectory(prefix=".edgelm-verify.", dir=package.path.parent) as folder:
-        program = package.program("decoder")
-        if package.manifest.precision != "fp32":
-            write_programs(model, float_recipe, reference, Path(folder))
-            program = Path(folder) / "decoder.onnx"
-        return _measure(package, program, model, provider)
+    measure_family = {"decoder": _measure_decoder, "encoder": _measure_encoder}[model.family]
+    is_reference = package.manifest.precision == "fp32"
+    name = model.family  # its one program bears the family's name
+    candidate = Program(package.program(name), provider)
+    # A float package: one copy in memory serves both sides.
+    reference = candidate if is_reference else Program(graph.program(name), PROVIDER)
+    return measure_family(package, model, reference, candidate)
 
 
-def available_memory() -> int | None:
-    """Bytes the system says can be had without swapping; None where it does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return _physical_memory()
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), _physical_memory())
-
-
-def _physical_memory() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
-def _measure(package: Package, float_program: Path, model: Model, provider: Provider) -> dict[str, Any]:
+def _measure_decoder(package: Package, model: Model, reference: Program, candidate: Program) -> dict[str, Any]:
     manifest, c = package.manifest, model.config
     ids = Tokenizer.from_folder(package.path).encode(evaluation_text())
     ids = [token for token in ids if token < c.vocab_size][: min(TEXT_TOKENS, c.context_length)]
-    candidate = Program(package.program("decoder"), provider)
-    is_reference = float_program == package.program("decoder")  # a float package: one copy in memory serves both sides
-    reference = candidate if is_reference else Program(float_program, PROVIDERS["cpu"])
 
     def decoder(program: Program) -> Decoder:
-        return Decoder(program, manifest.cache, c.vocab_size, batch=1, limit=c.context_length)
+        return Decoder(program, manifest.kv_cache, c.vocab_size, batch=1, limit=c.context_length)
 
     with progress(len(ids) + STEP_TOKENS, "Verifying", "token") as bar:
         quality = measure(lambda: decoder(reference), lambda: decoder(candidate), ids, bar.advance)
-    if manifest.precision == "fp32":
+    if reference is candidate:
         require_consistent(quality)
     return quality
+
+
+def _measure_encoder(package: Package, model: Model, reference: Program, candidate: Program) -> dict[str, Any]:
+    pad, task = model.config.pad_token_id, model.task.name
+    rows = _rows(model, Tokenizer.from_folder(package.path))
+    with progress(len(rows), "Verifying", "text") as bar:
+        quality = measure_encoder(task, Encoder(reference, pad), Encoder(candidate, pad), rows, bar.advance)
+    if reference is candidate:
+        require_padding_harmless(Encoder(candidate, pad), rows, signature.LAST_HIDDEN_STATE)
+    return quality
+
+
+def _rows(model: Model, tokenizer: Tokenizer) -> Sequence[Row]:
+    c = model.config
+    return evaluation_rows(tokenizer, c.context_length, c.vocab_size, masked=model.task.name == tasks.FILL_MASK)

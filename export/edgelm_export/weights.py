@@ -11,7 +11,7 @@ import numpy as np
 
 from edgelm.errors import CheckpointError, MissingWeights, UnusedWeights, WrongShape
 from edgelm_export.checkpoint.base import Checkpoint, LazyTensor
-from edgelm_export.names import NameMap, source_of
+from edgelm_export.names import NameMap, Source, source_of
 from edgelm_export.transforms import Array, Transform
 
 _CHUNK_BYTES = 16 << 20  # rows are read, quantized and written in pieces of about this many float32 bytes
@@ -19,12 +19,16 @@ _CHUNK_BYTES = 16 << 20  # rows are read, quantized and written in pieces of abo
 
 @dataclass(frozen=True)
 class Weight:
-    """One canonical tensor that is still on disk; `shape` as the architecture asked for it."""
+    """One canonical tensor that is still on disk; `shape` as the architecture asked for it.
+
+    Its rows begin at row `first` of the checkpoint's tensor, which may hold others too.
+    """
 
     name: str
     shape: tuple[int, ...]
     tensor: LazyTensor
     transform: Transform | None = None
+    first: int = 0
 
     def read(self) -> Array:
         """The whole tensor as float32 in canonical layout.
@@ -32,8 +36,7 @@ class Weight:
         Raises:
             CheckpointError: it holds NaN or infinity.
         """
-        values = self.tensor.read()
-        return self._checked(values if self.transform is None else self.transform(values), not_finite)
+        return self._checked(self._rows(0, math.prod(self.shape[:1])), not_finite)
 
     def chunks(self, flaw: Callable[[Array], str | None]) -> Iterator[Array]:
         """The tensor's rows in order, in pieces of bounded size; a transformed tensor comes whole, for its rows move.
@@ -41,11 +44,15 @@ class Weight:
         Raises:
             CheckpointError: `flaw` says what is wrong with a piece.
         """
-        if self.transform is not None:
-            yield self._checked(self.transform(self.tensor.read()), flaw)
-            return
-        for start, stop in row_ranges(self.shape):
-            yield self._checked(self.tensor.read(start, stop), flaw)
+        ranges = row_ranges(self.shape) if self.transform is None else [(0, self.shape[0])]
+        for start, stop in ranges:
+            yield self._checked(self._rows(start, stop), flaw)
+
+    def _rows(self, start: int, stop: int) -> Array:
+        start, stop = self.first + start, self.first + stop
+        if self.transform is None:
+            return self.tensor.read(start, stop)
+        return self.transform(self.tensor.read())[start:stop]
 
     def _checked(self, values: Array, flaw: Callable[[Array], str | None]) -> Array:
         if (found := flaw(values)) is not None:
@@ -79,19 +86,23 @@ class Weights:
         self._missing: list[str] = []
         self._wrong: list[str] = []
 
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint holds the weight `name`; asking does not count as reading it."""
+        return self._find(name)[2] is not None
+
     def get(self, name: str, shape: tuple[int, ...]) -> Weight:
         """The weight `name` of exactly `shape`; a missing or misshapen one is noted and stands in as an empty promise until `finish`."""
-        source = source_of(self._names, name)
-        tensor = self._checkpoint.tensors.get(source.name)
-        self._used.add(source.name)
+        source, spelling, tensor = self._find(name)
+        self._used.add(spelling)
+        stored = shape if source.rows is None else (source.rows.total, *shape[1:])
         if tensor is None:
-            self._missing.append(f"{name} <- {source.name} {list(shape)}")
-            tensor = LazyTensor(source.name, "float32", shape, _unreadable)
-        elif tensor.shape != shape:
+            self._missing.append(f"{name} <- {source.name} {list(stored)}")
+            tensor = LazyTensor(source.name, "float32", stored, _unreadable)
+        elif tensor.shape != stored:
             self._wrong.append(
-                f"{name} <- {source.name}: {list(tensor.shape)} in the file, {list(shape)} by the config"
+                f"{name} <- {source.name}: {list(tensor.shape)} in the file, {list(stored)} by the config"
             )
-        return Weight(name, shape, tensor, source.transform)
+        return Weight(name, shape, tensor, source.transform, source.rows.start if source.rows else 0)
 
     def finish(self) -> None:
         """Settles the accounts once every weight of every program was asked for.
@@ -114,8 +125,20 @@ class Weights:
                 f"{where}: tensors that this architecture does not read, so the result would not be this model: {_listed(unused)}"
             )
 
+    def _find(self, name: str) -> tuple[Source, str, LazyTensor | None]:
+        """Where a weight comes from, how the checkpoint spells that, and the tensor, if it is there."""
+        source, tensors = source_of(self._names, name), self._checkpoint.tensors
+        older = _older_spelling(source.name)
+        spelling = older if source.name not in tensors and older in tensors else source.name
+        return source, spelling, tensors.get(spelling)
+
     def _is_ignored(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self._ignored)
+
+
+def _older_spelling(name: str) -> str:
+    """BERT's first checkpoints keep the names TensorFlow gave to a norm's weight and bias."""
+    return name.removesuffix("weight") + "gamma" if name.endswith(".weight") else name.removesuffix("bias") + "beta"
 
 
 def _unreadable(start: int, stop: int | None) -> Array:

@@ -20,6 +20,7 @@ from edgelm.progress import progress
 from edgelm.providers import Provider
 from edgelm_export.assemble import assemble, plan
 from edgelm_export.checkpoint.base import Checkpoint
+from edgelm_export.checkpoint.slow_tokenizer import VOCABULARIES
 from edgelm_export.graph import Produce
 from edgelm_export.model import Model
 from edgelm_export.quantize.recipe import Recipe
@@ -142,7 +143,8 @@ def write_texts(checkpoint: Checkpoint, folder: Path) -> None:
     if "tokenizer.json" not in texts:
         raise CheckpointError(
             f"{checkpoint.files[0].parent} has no tokenizer.json; save the tokenizer in its fast form into that folder "
-            "(transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)) and export again"
+            "(transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)) and export again. "
+            f"It could also be made of one of {', '.join(VOCABULARIES)}, and none of them is there"
         )
     for name, content in texts.items():
         (folder / name).write_bytes(content)

@@ -82,7 +82,7 @@ class Case:
 def random_cases(model_type: str, count: int) -> list[Case]:
     """`count` configurations of a model type, the same on every call; every value of its tables is in one of them."""
     tables = {**COMMON, **OWN[model_type]}
-    draws = [_columns(f"{model_type}.{key}", values, count) for key, values in tables.items()]
+    draws = [spread(f"{model_type}.{key}", values, count) for key, values in tables.items()]
     choices = [dict(zip(tables, row, strict=True)) for row in zip(*draws, strict=True)]
     return [Case(f"{model_type}-{i}-{_label(choice)}", _config(model_type, choice)) for i, choice in enumerate(choices)]
 
@@ -127,7 +127,7 @@ def base_config(model_type: str, **values: Any) -> Config:
     return {**config, **values}
 
 
-def _columns(key: str, values: Sequence[Any], count: int) -> list[Any]:
+def spread(key: str, values: Sequence[Any], count: int) -> list[Any]:
     """Every value about equally often, in an order of its own."""
     if count < len(values):
         raise ValueError(f"{key} has {len(values)} values, so {count} configurations cannot hold them all")

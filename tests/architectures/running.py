@@ -28,10 +28,14 @@ def export_and_load(source: Path, out: Path, precision: str = "fp32") -> Decoder
     return edgelm.load(out, device="cpu", threads=1)
 
 
-def distance(found: Logits, expected: Logits) -> float:
-    """Largest difference relative to the largest expected logit; infinite where `found` has NaN."""
+def distance(found: Logits, expected: Logits, among: Logits | None = None) -> float:
+    """Largest difference relative to the largest expected logit; infinite where `found` has NaN.
+
+    `among` is what gives the scale where `expected` is but a piece of it, and may be near zero.
+    """
     assert found.shape == expected.shape
-    return float(np.nan_to_num(np.abs(found - expected).max() / np.abs(expected).max(), nan=np.inf))
+    largest = np.abs(expected if among is None else among).max()
+    return float(np.nan_to_num(np.abs(found - expected).max() / largest, nan=np.inf))
 
 
 def step_logits(model: DecoderModel, prompt: Sequence[int], tokens: Sequence[int]) -> Logits:

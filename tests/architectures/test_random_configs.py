@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from edgelm_export.architectures import REGISTRY
+from tests.architectures.encoder_configs import encoder_cases, encoder_classes, encoder_types
+from tests.architectures.encoder_tables import OWN as ENCODERS
 from tests.architectures.random_checkpoints import random_tensors, write_checkpoint
 from tests.architectures.random_configs import COMMON, OWN, Case, older_spelling, random_cases, rope_keys
 from tests.architectures.running import FLOAT_TOLERANCE, distance, export_and_load, step_logits
@@ -27,7 +29,7 @@ def test_decode_steps_equal_one_prefill(case: Case, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model_type", sorted(REGISTRY))
 def test_every_architecture_has_tables(model_type: str) -> None:
-    assert model_type in OWN
+    assert model_type in OWN if REGISTRY[model_type].decoder is not None else model_type in ENCODERS
 
 
 @pytest.mark.parametrize("model_type", sorted(OWN))
@@ -46,3 +48,16 @@ def test_the_same_configurations_come_every_time() -> None:
 def test_both_spellings_of_rope_say_the_same() -> None:
     for kind in COMMON["rope"]:
         assert older_spelling(rope_keys(kind, 1e4, "rope_parameters")) == rope_keys(kind, 1e4, "rope_theta")
+
+
+@pytest.mark.parametrize("model_type", encoder_types())
+def test_every_class_of_an_encoder_and_every_part_of_its_tables_is_tried(model_type: str) -> None:
+    configs = [case.config for case in encoder_cases(model_type)]
+    assert {name for config in configs for name in config["architectures"]} >= set(encoder_classes(model_type))
+    for column in ENCODERS.get(model_type, {}).values():
+        for part in column:
+            assert any(part.items() <= config.items() for config in configs)
+
+
+def test_the_same_encoders_come_every_time() -> None:
+    assert encoder_cases("bert") == encoder_cases("bert")

@@ -12,7 +12,8 @@ from typing import Any
 import click
 import numpy as np
 import onnxruntime
-from contenders import contenders, prepare
+from contenders import prepare
+from decoders import decoders
 from machine import machine, pick_cpus
 from measure import NEW_TOKENS, PROMPT_TOKENS, evaluation_ids
 from results import RESULTS, say, write
@@ -32,7 +33,7 @@ def main(package: Path | None, model: str, threads: int, rounds: int, output: Pa
     """Measure the loop's share of a decode step."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, pick_cpus(threads))
-    package = package or prepare(contenders(threads)["edgelm-int4"], resolve_source(model).path)
+    package = package or prepare(decoders(threads)["edgelm-int4"], resolve_source(model).path)
     loaded = edgelm.load(package, threads=threads)
     prompt = evaluation_ids(package)[:PROMPT_TOKENS]
     bare = BareLoop(loaded, len(prompt) + NEW_TOKENS + 1)
@@ -74,7 +75,7 @@ class BareLoop:
         self._io = self._session.io_binding()
         self._kept: list[Any] = []
         manifest = model.package.manifest
-        cache = manifest.cache
+        cache = manifest.kv_cache
         self._seqlens_k = self._input("seqlens_k", np.zeros(1, np.int32))
         self._total = self._input("total_sequence_length", np.zeros((), np.int32))
         self._input("input_ids", np.full((1, 1), 100, np.int64))

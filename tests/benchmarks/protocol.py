@@ -1,6 +1,6 @@
 """What every worker shares, standard library only: one JSON task on standard input, one JSON answer as the last line on standard output.
 
-A task: {"mode": "speed" | "logits", "package": folder, "threads": n or null, "cpus": [..], ...}; each worker says what it reads.
+A task: {"mode": ..., "package": folder, "threads": n or null, "cpus": [..], ...}; each worker says what else it reads.
 """
 
 from __future__ import annotations
@@ -57,11 +57,26 @@ def speed(
     ids, prompt, count = task["prefill_ids"], task["decode_ids"], task["new_tokens"]
     prefill(ids)
     decode(prompt, count)
-    waited, started = _waited(), time.perf_counter()
-    ttft = [_milliseconds(lambda: prefill(ids)) for _ in range(task["repeats"])]
-    rates = [decode(prompt, count) for _ in range(task["repeats"])]
-    share = (_waited() - waited) / (time.perf_counter() - started)
+    ttft: list[float] = []
+    rates: list[float] = []
+
+    def repeat() -> None:
+        ttft.extend(_milliseconds(lambda: prefill(ids)) for _ in range(task["repeats"]))
+        rates.extend(decode(prompt, count) for _ in range(task["repeats"]))
+
+    share = waiting_share(repeat)
     return {"ttft_ms": ttft, "decode_tokens_per_second": rates, "waiting_share": share}
+
+
+def waiting_share(call: Callable[[], None]) -> float:
+    """Runs the call; how long threads of this process were ready and had no core because something else used it, over the call's time.
+
+    Threads of one process wait for each other as well, so no more of it is blamed on others than the time they had.
+    """
+    waited, others, started = _waited(), _used_by_others(), time.perf_counter()
+    call()
+    elapsed = time.perf_counter() - started
+    return max(0.0, min(_waited() - waited, _used_by_others() - others)) / elapsed
 
 
 def _milliseconds(call: Callable[[], None]) -> float:
@@ -71,9 +86,24 @@ def _milliseconds(call: Callable[[], None]) -> float:
 
 
 def _waited() -> float:
-    """Seconds that this process's threads were ready and had no core (Linux scheduler statistics): what others on the machine cost us."""
+    """Seconds that threads of this process were ready and had no core (Linux scheduler statistics)."""
     total = 0
     for file in Path("/proc/self/task").glob("*/schedstat"):
         with suppress(OSError, ValueError, IndexError):
             total += int(file.read_text(encoding="ascii").split()[1])
     return total / 1e9
+
+
+def _used_by_others() -> float:
+    """Seconds that our cores were busy, but for what this process used of them."""
+    try:
+        lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
+        ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        ticks = 0
+        for name, *fields in map(str.split, filter(None, lines)):
+            if name in ours:
+                # user, nice, system, idle, iowait, irq, softirq, steal
+                ticks += sum(map(int, fields[:8])) - int(fields[3]) - int(fields[4])
+        return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0

@@ -1,28 +1,18 @@
-"""`make bench`: speed beside divergence, against peers in their own environments, into docs/benchmarks/ and docs/benchmarks.md."""
+"""`make bench`, decoders: speed beside divergence, against peers in their own environments."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
-from contenders import PEER, REFERENCE, Contender, contenders, folder_size, prepare
+from contenders import enter
+from decoders import DEFAULT, REFERENCE, decoders
 from machine import machine, pick_cpus
-from measure import (
-    NEW_TOKENS,
-    PREFILL_TOKENS,
-    PROMPT_TOKENS,
-    evaluation_ids,
-    measure_divergence,
-    measure_speed,
-    summarize,
-)
+from measure import NEW_TOKENS, PREFILL_TOKENS, PROMPT_TOKENS, evaluation_ids, measure_divergence, measure_speed
 from results import RESULTS, say, write
+from rounds import summarize
 
 from edgelm_export.sources import resolve_source
-
-DEFAULT = ("edgelm-int4", "edgelm-int4-plain", "edgelm-int8", PEER, "genai-int4-own-threads")
 
 
 @click.command()
@@ -37,7 +27,7 @@ def main(
 ) -> None:
     """Measure the contenders NAMES (default: all quantized ones) in turn and write the results."""
     source = resolve_source(model)
-    everything = _entered([*(names or DEFAULT), REFERENCE], source.path, threads)
+    everything = enter([*(names or DEFAULT), REFERENCE], decoders(threads), source.path, say)
     entered = {name: everything[name] for name in names or DEFAULT}
     reference = everything[REFERENCE]
     ids, cpus = evaluation_ids(reference[1]), pick_cpus(threads)
@@ -51,31 +41,15 @@ def main(
         "settings": _settings(threads, rounds, len(ids)),
         "contenders": {
             name: {
-                **_facts(*entered[name]),
+                **contender.facts(package),
                 "quality": quality.get(name, {}),
                 "summary": summarize(results[name]),
                 "rounds": results[name],
             }
-            for name in entered
+            for name, (contender, package) in entered.items()
         },
     }
     write(values, output or RESULTS / "speed.json")
-
-
-def _entered(names: Sequence[str], checkpoint: Path, threads: int) -> dict[str, tuple[Contender, Path]]:
-    known = contenders(threads)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise click.BadParameter(f"{', '.join(unknown)} is none of {', '.join(known)}")
-    entered: dict[str, tuple[Contender, Path]] = {}
-    for name in names:
-        say(f"preparing {name}")
-        entered[name] = known[name], prepare(known[name], checkpoint)
-    return entered
-
-
-def _facts(contender: Contender, package: Path) -> dict[str, Any]:
-    return {"about": contender.about, "bytes": folder_size(package), "versions": contender.versions()}
 
 
 def _settings(threads: int, rounds: int, text: int) -> dict[str, int]:

@@ -12,7 +12,7 @@ from edgelm.errors import InvalidOption
 from edgelm_export.quantize import rounding
 from edgelm_export.quantize.formats import FORMATS, Format, Quantized, find_format, with_block_size
 
-INTEGERS = [form for form in FORMATS.values() if form.bits < 16]
+INTEGERS = [form for form in FORMATS.values() if form.block_size]  # int8-dynamic has tests of its own
 SMALL = [form for form in INTEGERS if form.block_size <= 64]
 
 

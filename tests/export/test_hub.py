@@ -148,6 +148,39 @@ def test_sharded_weights_come_with_their_index(hub: FakeHub) -> None:
         resolve_source("acme/torn")
 
 
+EMBEDDER = {
+    "config.json": b"{}",
+    "modules.json": b"[]",
+    "sentence_bert_config.json": b"{}",
+    "sentence_xlm-roberta_config.json": b"{}",
+    "config_sentence_transformers.json": b"{}",
+    "1_Pooling/config.json": b"{}",
+    "2_Dense/config.json": b"{}",
+    "2_Dense/model.safetensors": bytes(99),
+    "3_Dense_1024/config.json": b"{}",
+    "3_Dense_1024/model.safetensors": bytes(98),
+}
+SHARDED = {"model.safetensors.index.json": b'{"weight_map": {"w": "model-00001-of-00001.safetensors"}}'}
+
+
+@pytest.mark.parametrize(
+    "weights", [{"model.safetensors": WEIGHTS}, {**SHARDED, "model-00001-of-00001.safetensors": WEIGHTS}], ids=len
+)
+def test_the_modules_of_an_embedder_come_with_it(hub: FakeHub, weights: dict[str, bytes]) -> None:
+    unwanted = {
+        "2_Dense/pytorch_model.bin": b"pickle",
+        "onnx/config.json": b"{}",
+        "0_Transformer/other.safetensors": b"",
+    }
+    hub.repositories["acme/embedder"] = Repository({**EMBEDDER, **weights, **unwanted, **UNWANTED})
+    found = resolve_source("acme/embedder")
+    assert files_in(found.path) == {*EMBEDDER, *weights}
+    assert found.sha256["2_Dense/model.safetensors"] == hashlib.sha256(bytes(99)).hexdigest()
+    large = [name for name in (*EMBEDDER, *weights) if name.endswith(".safetensors")]
+    assert set(found.sha256) == set(large)
+    assert resolve_source("acme/embedder", offline=True) == found
+
+
 @pytest.mark.parametrize("source", ["acme/ggufs:tiny.Q8_0.gguf", "acme/ggufs/tiny.Q8_0.gguf"])
 def test_one_file_of_a_gguf_repository(hub: FakeHub, source: str) -> None:
     found = resolve_source(source)

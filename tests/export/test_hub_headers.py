@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from safetensors.numpy import load_file, save
 from edgelm.errors import CheckpointError
 from edgelm_export.inspection import inspect_checkpoint
 from tests.export.fake_hub import FakeHub, Repository, use
+
+MODULES = {"Transformer": "", "Pooling": "1_Pooling", "Dense": "2_Dense"}
 
 
 @pytest.fixture
@@ -50,3 +53,21 @@ def test_errors_of_the_hub_are_those_of_an_export(hub: FakeHub) -> None:
         inspect_checkpoint("acme/none")
     with pytest.raises(CheckpointError, match="has no revision 'none'"):
         inspect_checkpoint("acme/tiny", revision="none")
+
+
+def test_an_embedder_is_seen_as_one(hub: FakeHub) -> None:
+    files = hub.repositories["acme/tiny"].files
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in MODULES.items()]
+    dense = {"in_features": 64, "out_features": 8, "activation_function": "torch.nn.Tanh"}
+    weights = {"linear.weight": np.zeros((8, 64), np.float32), "linear.bias": np.zeros(8, np.float32)}
+    beside = {
+        "modules.json": json.dumps(modules).encode(),
+        "1_Pooling/config.json": b"{}",
+        "2_Dense/config.json": json.dumps(dense).encode(),
+        "2_Dense/model.safetensors": save(weights),
+        "sentence_bert_config.json": b'{"max_seq_length": 32}',
+    }
+    hub.repositories["acme/embedder"] = Repository({**files, **beside})
+    facts = inspect_checkpoint("acme/embedder")
+    assert (facts["task"], facts["context_length"]) == ("embedding", 32)
+    assert facts["parameters"] == inspect_checkpoint("acme/tiny")["parameters"] + 8 * 64 + 8

@@ -26,7 +26,7 @@ from edgelm.errors import (
     WrongShape,
 )
 from edgelm.package import Package, sha256
-from edgelm_export import quality, verify, write
+from edgelm_export import float_graph, quality, write
 from edgelm_export.graph import GraphBuilder
 
 
@@ -74,7 +74,7 @@ def test_the_manifest_records_where_it_came_from(package: Path, checkpoint: Path
     assert manifest.source["id"] == checkpoint.name
     assert manifest.source["files"]["model.safetensors"] == sha256(checkpoint / "model.safetensors")
     assert manifest.architecture == "llama"
-    assert manifest.cache.num_layers == 2
+    assert manifest.kv_cache.num_layers == 2
     assert {"config.json", "tokenizer.json", "chat_template.jinja"} <= set(manifest.files)
 
 
@@ -130,7 +130,7 @@ def test_an_unknown_architecture_names_the_nearest_and_what_differs(copy: Path, 
         copy, {"model.layers.0.pre_feedforward_layernorm.weight": np.ones(64, np.float32)}, drop="lm_head.weight"
     )
     message = (
-        r"model type 'gemma9' has no definition in edgelm \(known: llama, .*the nearest is \w+, with 11 kinds of tensors in common; "
+        r"model type 'gemma9' has no definition in edgelm \(known: .*llama, .*the nearest is \w+, with 11 kinds of tensors in common; "
         r"it does not read model.layers.\{i\}.pre_feedforward_layernorm.weight; here is no lm_head.weight"
     )
     fails_cleanly(copy, tmp_path / "out", UnsupportedArchitecture, message)
@@ -234,6 +234,6 @@ def test_a_float_export_that_disagrees_with_itself_fails(
 def test_verification_is_skipped_with_a_word_when_memory_is_short(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "available_memory", lambda: 1000)
+    monkeypatch.setattr(float_graph, "available_memory", lambda: 1000)
     package = edgelm.export(checkpoint, tmp_path / "out")
     assert "skipped: the float graph needs" in package.manifest.quality["skipped"]

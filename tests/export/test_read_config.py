@@ -10,8 +10,9 @@ import pytest
 from edgelm.errors import UnsupportedArchitecture, UnsupportedConfig
 from edgelm_export.architectures import REGISTRY
 from edgelm_export.checkpoint.base import Checkpoint
-from edgelm_export.config import ModelConfig
+from edgelm_export.config import DecoderConfig
 from edgelm_export.read_config import model_type_of, read_config
+from edgelm_export.read_decoder_config import read_decoder_config
 
 RAW: dict[str, Any] = {
     "model_type": "llama",
@@ -27,11 +28,11 @@ RAW: dict[str, Any] = {
 }
 
 
-def read(context_length: int | None = None, **changes: Any) -> ModelConfig:
+def read(context_length: int | None = None, **changes: Any) -> DecoderConfig:
     raw = {key: value for key, value in (RAW | changes).items() if value != "absent"}
     checkpoint = Checkpoint("hf", raw, {}, {}, (Path("config.json"),), dict)
     model_type = model_type_of(checkpoint)
-    return read_config(checkpoint, REGISTRY[model_type].model_types[model_type], context_length)
+    return read_config(checkpoint, REGISTRY[model_type].model_types[model_type], read_decoder_config, context_length)
 
 
 def test_what_is_left_unsaid_is_derived() -> None:

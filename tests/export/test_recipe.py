@@ -79,7 +79,7 @@ def test_block_size_is_that_of_the_low_bits() -> None:
 
 def test_an_unknown_precision_names_the_known_ones() -> None:
     with pytest.raises(
-        InvalidOption, match=r"precision 'int5' is not known \(known: fp32, fp16, int8, int4, int4-plain\)"
+        InvalidOption, match=r"precision 'int5' is not known \(known: fp32, fp16, int8, int8-plain, int4, int4-plain\)"
     ):
         preset("int5", LAYERS)
 
@@ -158,3 +158,17 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InvalidOption, match=r"binary.toml: the recipe cannot be read"):
         recipe_from_file(tmp_path / "binary.toml", LAYERS)
+
+
+def test_eight_bits_of_an_encoder_round_its_inputs_too() -> None:
+    recipe = preset("int8", LAYERS, family="encoder")
+    assert names(recipe, "layers.3.qkv_proj", "embed_tokens", "classifier") == [
+        "int8-dynamic",
+        "int8-b128",
+        "int8-b128",
+    ]
+    assert recipe.wants_ranges
+    plain = preset("int8-plain", LAYERS, family="encoder")
+    assert names(plain, "layers.3.qkv_proj") == ["int8-b128"]
+    assert not plain.wants_ranges
+    assert not preset("int8", LAYERS).wants_ranges

@@ -9,7 +9,7 @@ import pytest
 
 from edgelm.errors import CheckpointError, MissingWeights, UnusedWeights, WrongShape
 from edgelm_export.checkpoint.base import Checkpoint, LazyTensor
-from edgelm_export.names import Source, name_map, per_layer, source_of
+from edgelm_export.names import Source, joined, name_map, per_layer, source_of
 from edgelm_export.transforms import unpermute_rope
 from edgelm_export.weights import Weights, not_finite
 
@@ -85,3 +85,56 @@ def test_chunks_join_to_the_whole() -> None:
     pieces = list(Weights(checkpoint(out_W=array), NAMES, {}).get("head.weight", (5000, 1000)).chunks(not_finite))
     assert len(pieces) > 1
     np.testing.assert_array_equal(np.concatenate(pieces), array)
+
+
+FUSED = name_map(per_layer("h.{i}.", joined("qkv", {"q_proj": 4, "k_proj": 2, "v_proj": 2})))
+WHOLE = np.arange(8 * 3, dtype=np.float32).reshape(8, 3)
+PARTS = {"q_proj": WHOLE[:4], "k_proj": WHOLE[4:6], "v_proj": WHOLE[6:]}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_a_fused_tensor_are_its_rows_and_no_others_are_read(name: str) -> None:
+    read: list[tuple[int, int]] = []
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        read.append((start, stop))
+        return WHOLE[start:stop]
+
+    tensors = {
+        "h.5.qkv.weight": LazyTensor("h.5.qkv.weight", "float32", (8, 3), rows),
+        "h.5.qkv.bias": LazyTensor("h.5.qkv.bias", "float32", (8,), lambda i, j: WHOLE[i:j, 0]),
+    }
+    weights = Weights(Checkpoint("hf", {}, {}, tensors, (Path("model.safetensors"),), dict), FUSED, {})
+    weight, bias = (
+        weights.get(f"layers.5.{name}.{leaf}", PARTS[name].shape[:n]) for leaf, n in (("weight", 2), ("bias", 1))
+    )
+    weights.finish()
+    np.testing.assert_array_equal(weight.read(), PARTS[name])
+    np.testing.assert_array_equal(np.concatenate(list(weight.chunks(not_finite))), PARTS[name])
+    np.testing.assert_array_equal(bias.read(), PARTS[name][:, 0])
+    first = int(PARTS[name][0, 0]) // 3
+    assert set(read) == {(first, first + len(PARTS[name]))}
+
+
+@pytest.mark.parametrize("rows", [4, 7, 16])
+def test_a_fused_tensor_of_another_size_is_wrong_even_where_a_part_would_fit(rows: int) -> None:
+    weights = Weights(checkpoint(h__0__qkv_W=np.zeros((rows, 3), np.float32)), FUSED, {})
+    weights.get("layers.0.q_proj.weight", (4, 3))
+    message = rf"layers.0.q_proj.weight <- h.0.qkv.weight: \[{rows}, 3\] in the file, \[8, 3\] by the config"
+    with pytest.raises(WrongShape, match=message):
+        weights.finish()
+
+
+def test_a_fused_tensor_that_is_missing_is_missed_as_a_whole() -> None:
+    weights = Weights(checkpoint(), FUSED, {})
+    weights.get("layers.0.v_proj.weight", (2, 3))
+    with pytest.raises(MissingWeights, match=r"layers.0.v_proj.weight <- h.0.qkv.weight \[8, 3\]"):
+        weights.finish()
+
+
+def test_a_transform_comes_before_the_choice_of_rows() -> None:
+    names = name_map(joined("qkv", {"q_proj": 5, "k_proj": 3}, lambda x: x[::-1]))
+    weights = Weights(checkpoint(qkv_W=WHOLE), names, {})
+    weight = weights.get("k_proj.weight", (3, 3))
+    np.testing.assert_array_equal(weight.read(), WHOLE[::-1][5:])
+    np.testing.assert_array_equal(np.concatenate(list(weight.chunks(not_finite))), WHOLE[::-1][5:])

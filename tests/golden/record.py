@@ -22,6 +22,8 @@ from safetensors.torch import save_file
 from tests.architectures.random_checkpoints import SPECIAL_TOKENS, Tensors, random_tensors, write_config
 from tests.architectures.random_configs import Config
 from tests.golden.cases import Golden, golden_cases
+from tests.golden.encoder_cases import encoder_golden_cases
+from tests.parity.golden_encoders import record_encoder
 from tests.parity.reference import Logits, load_reference, reference_greedy, reference_logits
 
 FOLDER = Path(__file__).parent
@@ -110,12 +112,16 @@ def _require_sensitive(case: Golden, folder: Path, tensors: Tensors, prompt: lis
 def main(names: list[str]) -> None:
     """Records the named cases, or all of them."""
     torch.set_num_threads(1)
-    cases = golden_cases()
-    unknown = set(names) - set(cases)
+    decoders, encoders = golden_cases(), encoder_golden_cases()
+    known = [*decoders, *encoders]
+    unknown = set(names) - set(known)
     if unknown:
-        raise click.UsageError(f"no such case: {', '.join(sorted(unknown))} (known: {', '.join(cases)})")
-    for name in names or cases:
-        record(cases[name], FOLDER / name)
+        raise click.UsageError(f"no such case: {', '.join(sorted(unknown))} (known: {', '.join(known)})")
+    for name in names or known:
+        if name in decoders:
+            record(decoders[name], FOLDER / name)
+        else:
+            record_encoder(encoders[name], FOLDER / name)
         size = sum(file.stat().st_size for file in (FOLDER / name).iterdir())
         click.echo(f"{name}: {size:,} bytes")
         if size > SIZE_LIMIT:

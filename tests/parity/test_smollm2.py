@@ -13,8 +13,9 @@ from transformers import AutoTokenizer
 from edgelm.text_generation import DecoderModel
 from edgelm_export.quality import evaluation_text
 from tests.architectures.running import FLOAT_TOLERANCE, GREEDY, distance, export_and_load
+from tests.downloads import SMOLLM2
 from tests.parity.reference import load_reference, reference_logits
-from tests.parity.smollm2 import smollm2_gguf
+from tests.parity.weights import available
 
 pytestmark = pytest.mark.weights
 
@@ -31,7 +32,8 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def gguf_file() -> Path:
-    return smollm2_gguf()
+    (file,) = available(SMOLLM2.fetch).iterdir()
+    return file
 
 
 @pytest.fixture(scope="module")

@@ -67,15 +67,31 @@ def test_an_unreadable_manifest_is_refused(folder: Path, text: str) -> None:
 
 
 def test_all_missing_fields_are_named_at_once(folder: Path) -> None:
-    change(folder, cache=None, files="x", context_length="64")
-    with pytest.raises(ManifestError, match=r"cache, context_length, files"):
+    change(folder, device=None, files="x", context_length="64")
+    with pytest.raises(ManifestError, match=r"context_length, device, files"):
+        Package.open(folder)
+
+
+@pytest.mark.parametrize("family", ["decoder", "encoder"])
+def test_a_family_without_its_part_is_refused(folder: Path, family: str) -> None:
+    change(folder, cache=None, encoder=None, family=family)
+    with pytest.raises(ManifestError, match=f"the part that tells how to run this {family} is missing"):
+        Package.open(folder)
+
+
+@pytest.mark.parametrize(
+    "encoder", [[], {"hidden_size": 8}, {"hidden_size": 8, "pad_token_id": 0, "token_types": "yes"}]
+)
+def test_impossible_facts_of_an_encoder_are_refused(folder: Path, encoder: Any) -> None:
+    change(folder, encoder=encoder)
+    with pytest.raises(ManifestError, match="'encoder' is not usable"):
         Package.open(folder)
 
 
 @pytest.mark.parametrize("cache", [{}, {"num_layers": 0, "num_key_value_heads": 1, "head_dim": 8}, {"num_layers": "x"}])
 def test_an_impossible_cache_is_refused(folder: Path, cache: dict[str, Any]) -> None:
     change(folder, cache=cache)
-    with pytest.raises(ManifestError, match="cache geometry is not usable"):
+    with pytest.raises(ManifestError, match="'cache' is not usable"):
         Package.open(folder)
 
 

@@ -87,12 +87,13 @@ def test_the_bar_is_taken_away_when_the_work_fails(monkeypatch: pytest.MonkeyPat
     assert terminal.getvalue() == shown
 
 
-def test_a_bar_inside_a_bar_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_inside_a_bar_is_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = open_terminal(monkeypatch)
     with progress(400_000_000, "Outer", "B") as outer, progress(400_000_000, "Inner", "B") as inner:
         inner.advance(1000)
         outer.advance(1000)
     assert "Outer" in terminal.getvalue()
+    assert "Inner" not in terminal.getvalue()
 
 
 def test_without_rich_there_is_silence(monkeypatch: pytest.MonkeyPatch) -> None:

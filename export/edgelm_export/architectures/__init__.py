@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from edgelm_export.architectures.albert import ALBERT
 from edgelm_export.architectures.base import Architecture
+from edgelm_export.architectures.bert import BERT
+from edgelm_export.architectures.deberta import DEBERTA
+from edgelm_export.architectures.deberta_v2 import DEBERTA_V2
+from edgelm_export.architectures.distilbert import DISTILBERT
+from edgelm_export.architectures.electra import ELECTRA
+from edgelm_export.architectures.eurobert import EUROBERT
 from edgelm_export.architectures.llama import LLAMA
+from edgelm_export.architectures.modernbert import MODERNBERT
+from edgelm_export.architectures.mpnet import MPNET
+from edgelm_export.architectures.roberta import ROBERTA
 
-ARCHITECTURES = (LLAMA,)
+ARCHITECTURES = (ALBERT, BERT, DEBERTA, DEBERTA_V2, DISTILBERT, ELECTRA, EUROBERT, LLAMA, MODERNBERT, MPNET, ROBERTA)
 REGISTRY: Mapping[str, Architecture] = {
     model_type: architecture for architecture in ARCHITECTURES for model_type in architecture.model_types
 }

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+from edgelm.tasks import SEQUENCE_CLASSIFICATION
 from edgelm_export.architectures.base import Architecture
-from edgelm_export.blocks.attention import self_attention
+from edgelm_export.blocks.attention import self_attention, whole_text_attention
 from edgelm_export.blocks.cache import cache_inputs
+from edgelm_export.blocks.encoder import Tokens
+from edgelm_export.blocks.encoder_heads import PLAIN_HEADS, last_token_classifier
 from edgelm_export.blocks.heads import decoder_input, decoder_output
+from edgelm_export.blocks.linear import embedding
 from edgelm_export.blocks.mlp import gated_mlp
 from edgelm_export.blocks.norm import rms_norm
-from edgelm_export.config import ModelConfig
-from edgelm_export.graph import GraphBuilder
+from edgelm_export.blocks.rotary import whole_text
+from edgelm_export.config import DecoderConfig
+from edgelm_export.graph import GraphBuilder, Value
 from edgelm_export.names import NameMap, Source, name_map, per_layer
+from edgelm_export.read_decoder_config import read_decoder_config
 from edgelm_export.transforms import unpermute_rope
 
 HF = {"embed_tokens": "model.embed_tokens", "final_norm": "model.norm", "lm_head": "lm_head"} | per_layer(
@@ -57,7 +66,7 @@ GGUF = {
 QWEN = {"rope_theta": 10000.0, "use_sliding_window": False, "max_window_layers": 28}
 
 
-def gguf_names(c: ModelConfig) -> NameMap:
+def gguf_names(c: DecoderConfig) -> NameMap:
     """llama.cpp keeps Llama's and Mistral's q and k rows in its own rotary order; Qwen's are as in Hugging Face."""
     if c.model_type != "llama":
         return name_map(GGUF)
@@ -66,17 +75,28 @@ def gguf_names(c: ModelConfig) -> NameMap:
     return name_map(GGUF | per_layer("blk.{i}.", {"q_proj": q, "k_proj": k}))
 
 
-def decoder(g: GraphBuilder, c: ModelConfig) -> None:
+def decoder(g: GraphBuilder, c: DecoderConfig) -> None:
     """Token ids and cache in, logits and cache out."""
     step = cache_inputs(g, c)
-    x = decoder_input(g, c)  # [batch, sequence, hidden_size]
+    attend = partial(self_attention, step=step)
+    decoder_output(g, layers(g, decoder_input(g, c), c, attend), c)
+
+
+def encoder(g: GraphBuilder, c: DecoderConfig, tokens: Tokens) -> Value:
+    """The same layers over whole texts, for models that were trained to embed them."""
+    attend = partial(whole_text_attention, text=whole_text(g, c, c.rope, tokens.mask))
+    return layers(g, embedding(g, tokens.ids, c), c, attend)
+
+
+def layers(g: GraphBuilder, x: Value, c: DecoderConfig, attend: Callable[..., Value]) -> Value:
+    """All layers and the last norm: [batch, sequence, hidden_size] -> the same."""
     for i in range(c.num_hidden_layers):
         with g.at("layers", i):
             h = rms_norm(g, x, "attn_norm", c.hidden_size, c.rms_norm_eps)
-            x = g.op("Add", x, self_attention(g, h, c, step, i))
+            x = g.op("Add", x, attend(g, h, c, i=i))
             h = rms_norm(g, x, "mlp_norm", c.hidden_size, c.rms_norm_eps)
             x = g.op("Add", x, gated_mlp(g, h, c))
-    decoder_output(g, rms_norm(g, x, "final_norm", c.hidden_size, c.rms_norm_eps), c)
+    return rms_norm(g, x, "final_norm", c.hidden_size, c.rms_norm_eps)
 
 
 LLAMA = Architecture(
@@ -88,6 +108,11 @@ LLAMA = Architecture(
         "qwen3": QWEN | {"qk_norm": True},
     },
     names={"hf": lambda c: name_map(HF), "gguf": gguf_names},
-    programs={"decoder": decoder},
+    read_config=read_decoder_config,
+    decoder=decoder,
+    encoder=encoder,
+    heads={**PLAIN_HEADS, SEQUENCE_CLASSIFICATION: last_token_classifier},
+    head_names=lambda c: name_map({"score": "score"}),
+    prefix="model.",
     ignored={"*.rotary_emb.inv_freq": "computed from rope_theta"},
 )

@@ -27,6 +27,18 @@ def _gelu_tanh(g: GraphBuilder, x: ir.Value) -> ir.Value:
     return g.op("Gelu", x, approximate="tanh")
 
 
+def _tanh(g: GraphBuilder, x: ir.Value) -> ir.Value:
+    return g.op("Tanh", x)
+
+
+def _sigmoid(g: GraphBuilder, x: ir.Value) -> ir.Value:
+    return g.op("Sigmoid", x)
+
+
+def _linear(g: GraphBuilder, x: ir.Value) -> ir.Value:
+    return x
+
+
 ACTIVATIONS: Mapping[str, Activation] = {
     "silu": _silu,
     "swish": _silu,
@@ -34,6 +46,10 @@ ACTIVATIONS: Mapping[str, Activation] = {
     "gelu": _gelu,
     "gelu_new": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "tanh": _tanh,
+    "sigmoid": _sigmoid,
+    "linear": _linear,
 }
 
 

@@ -1,4 +1,4 @@
-"""Attention layers over the static KV cache."""
+"""Attention layers: over the static KV cache, and over a whole text at once."""
 
 from __future__ import annotations
 
@@ -6,26 +6,87 @@ import onnx_ir as ir
 
 from edgelm import signature
 from edgelm_export.blocks.cache import Step
-from edgelm_export.blocks.kernels import group_query_attention
+from edgelm_export.blocks.encoder import Tokens
+from edgelm_export.blocks.kernels import (
+    FUSED_ROTARY_MULTIPLE,
+    group_query_attention,
+    multi_head_attention,
+    rotary_embedding,
+)
 from edgelm_export.blocks.linear import linear, split
+from edgelm_export.blocks.local_attention import LocalText, local_attention
 from edgelm_export.blocks.norm import head_norm
-from edgelm_export.config import ModelConfig
+from edgelm_export.blocks.rotary import WholeText
+from edgelm_export.config import DecoderConfig, EncoderConfig, ModelConfig
 from edgelm_export.graph import GraphBuilder
 
 
-def self_attention(g: GraphBuilder, x: ir.Value, c: ModelConfig, step: Step, i: int) -> ir.Value:
+def self_attention(g: GraphBuilder, x: ir.Value, c: DecoderConfig, step: Step, i: int) -> ir.Value:
     """Causal grouped-query attention of layer `i` with rotary positions; new keys and values go into the cache in place."""
-    sizes = {"q_proj": c.query_size, "k_proj": c.key_value_size, "v_proj": c.key_value_size}
-    packed = linear(g, x, sizes, c.hidden_size, bias=c.qkv_bias, group="qkv_proj")
-    queries: tuple[ir.Value | None, ...] = (packed, None, None)
-    if c.qk_norm:
-        q, k, v = split(g, packed, tuple(sizes.values()))
-        q = head_norm(g, q, "q_norm", c.head_dim, c.rms_norm_eps)
-        queries = (q, head_norm(g, k, "k_norm", c.head_dim, c.rms_norm_eps), v)
     past = [g.input(signature.past(i, kind)) for kind in signature.KINDS]
-    attended, *present = group_query_attention(g, queries, past, step, c, c.sliding_windows[i])
+    attended, *present = group_query_attention(g, _rotary_queries(g, x, c), past, step, c, c.sliding_windows[i])
     for kind, value in zip(signature.KINDS, present, strict=True):
         g.output(signature.cache_port(signature.present(i, kind), step.cache), value)
+    return _projected(g, attended, c)
+
+
+def whole_text_attention(g: GraphBuilder, x: ir.Value, c: DecoderConfig, text: WholeText, i: int) -> ir.Value:
+    """The same attention without a cache, for an encoder: causal only where the model is."""
+    attended, *_ = group_query_attention(g, _rotary_queries(g, x, c), (None, None), text, c, c.sliding_windows[i])
+    return _projected(g, attended, c)
+
+
+def encoder_attention(
+    g: GraphBuilder, x: ir.Value, c: ModelConfig, tokens: Tokens, bias: ir.Value | None = None
+) -> ir.Value:
+    """Every token attends to every token of its text.
+
+    Args:
+        bias: added to the scaled scores, [1 or batch, 1 or heads, sequence, sequence].
+    """
+    attended = multi_head_attention(g, _queries(g, x, c), tokens.mask, c, bias)
+    return _projected(g, attended, c)
+
+
+def global_rotary_attention(g: GraphBuilder, x: ir.Value, c: EncoderConfig, text: WholeText) -> ir.Value:
+    """The same with rotary positions."""
+    if c.head_dim % FUSED_ROTARY_MULTIPLE == 0:
+        attended, *_ = group_query_attention(g, (_packed(g, x, c), None, None), (None, None), text, c, None)
+    else:
+        attended = multi_head_attention(g, _rotated(g, x, c, text.cos, text.sin), text.mask, c)
+    return _projected(g, attended, c)
+
+
+def local_rotary_attention(g: GraphBuilder, x: ir.Value, c: EncoderConfig, text: LocalText) -> ir.Value:
+    """Every token attends to those near it, with rotary positions."""
+    return _projected(g, local_attention(g, _rotated(g, x, c, text.cos, text.sin), text.blocks, c), c)
+
+
+def _packed(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> ir.Value:
+    """Query, key and value beside each other."""
+    sizes = {"q_proj": c.query_size, "k_proj": c.key_value_size, "v_proj": c.key_value_size}
+    return linear(g, x, sizes, c.hidden_size, bias=c.qkv_bias, group="qkv_proj")
+
+
+def _queries(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> tuple[ir.Value, ...]:
+    return split(g, _packed(g, x, c), (c.query_size, c.key_value_size, c.key_value_size))
+
+
+def _rotated(g: GraphBuilder, x: ir.Value, c: ModelConfig, cos: ir.Value, sin: ir.Value) -> tuple[ir.Value, ...]:
+    q, k, v = _queries(g, x, c)
+    return rotary_embedding(g, q, cos, sin), rotary_embedding(g, k, cos, sin), v
+
+
+def _rotary_queries(g: GraphBuilder, x: ir.Value, c: DecoderConfig) -> tuple[ir.Value | None, ...]:
+    """Query, key and value as the fused kernel takes them: packed into one, or apart where heads are normed."""
+    if not c.qk_norm:
+        return _packed(g, x, c), None, None
+    q, k, v = _queries(g, x, c)
+    q = head_norm(g, q, "q_norm", c.head_dim, c.rms_norm_eps)
+    return q, head_norm(g, k, "k_norm", c.head_dim, c.rms_norm_eps), v
+
+
+def _projected(g: GraphBuilder, attended: ir.Value, c: ModelConfig) -> ir.Value:
     return g.tap(
         "attention", linear(g, attended, {"o_proj": c.hidden_size}, c.query_size, bias=c.attention_output_bias)
     )

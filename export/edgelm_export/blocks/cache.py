@@ -9,7 +9,7 @@ import onnx_ir as ir
 from edgelm import signature
 from edgelm.signature import CacheGeometry
 from edgelm_export.blocks.rotary import rotary_tables
-from edgelm_export.config import ModelConfig
+from edgelm_export.config import DecoderConfig
 from edgelm_export.graph import GraphBuilder
 
 
@@ -24,9 +24,9 @@ class Step:
     sin: ir.Value
 
 
-def cache_inputs(g: GraphBuilder, c: ModelConfig) -> Step:
+def cache_inputs(g: GraphBuilder, c: DecoderConfig) -> Step:
     """Declares the inputs of a decoder program."""
     cache = c.cache_geometry(g.provider.activation_dtype)
     g.declare(signature.decoder_inputs(cache))
-    cos, sin = rotary_tables(g, c)
+    cos, sin = rotary_tables(g, c, c.rope)
     return Step(cache, g.input(signature.SEQLENS_K), g.input(signature.TOTAL_SEQUENCE_LENGTH), cos, sin)

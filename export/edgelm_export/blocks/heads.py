@@ -18,6 +18,10 @@ def decoder_input(g: GraphBuilder, c: ModelConfig) -> ir.Value:
 
 def decoder_output(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> None:
     """Logits at `logits_index` only: the head is the largest projection of a small model, and prefill needs one row of it."""
+    g.output(signature.logits_port(c.vocab_size), lm_head(g, asked_positions(g, x), c))
+
+
+def asked_positions(g: GraphBuilder, x: ir.Value) -> ir.Value:
+    """The vectors at `logits_index`: [batch, sequence, size] -> [batch, n, size]."""
     index = g.op("Unsqueeze", g.input(signature.LOGITS_INDEX), g.constant(np.array([-1], np.int64)))  # [batch, n, 1]
-    asked = g.op("GatherND", x, index, batch_dims=1)  # [batch, n, hidden_size]
-    g.output(signature.logits_port(c.vocab_size), lm_head(g, asked, c))
+    return g.op("GatherND", x, index, batch_dims=1)

@@ -7,11 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from edgelm_export.blocks.dynamic import dynamic_projection
 from edgelm_export.blocks.kernels import QuantizedWeight, gather_block_quantized, matmul_nbits, matmul_transposed
 from edgelm_export.config import ModelConfig
 from edgelm_export.graph import DTYPES, GraphBuilder
 from edgelm_export.quantize.formats import Format
 from edgelm_export.weights import Weight
+
+# Before the scope of a projection it names the projection's input among the taps.
+INPUT_TAP = "input."
 
 
 def linear(
@@ -33,6 +37,7 @@ def linear(
     weights = [g.weight(f"{name}.weight", (size, in_features)) for name, size in sizes.items()]
     added = _bias(g, group, sizes) if bias else None
     form = g.recipe.format_for(g.name(group)).fit(in_features)
+    x = g.tap(group, x, INPUT_TAP)
     return g.tap(group, _project(g, x, g.name(group), weights, form, added))
 
 
@@ -43,19 +48,41 @@ def split(g: GraphBuilder, x: ir.Value, sizes: Sequence[int]) -> tuple[ir.Value,
 
 def embedding(g: GraphBuilder, ids: ir.Value, c: ModelConfig) -> ir.Value:
     """Rows of the token table: ids [batch, sequence] -> [batch, sequence, hidden_size]."""
-    weights = [g.weight("embed_tokens.weight", (c.vocab_size, c.hidden_size))]
     name = "lm_head" if c.tie_word_embeddings else "embed_tokens"
-    stored = _store(g, name, weights, g.recipe.format_for(name).fit(c.hidden_size, gathered=True))
+    return lookup(g, ids, "embed_tokens", (c.vocab_size, c.hidden_size), stored_as=name)
+
+
+def lookup(
+    g: GraphBuilder, ids: ir.Value, name: str, shape: tuple[int, int], *, stored_as: str | None = None
+) -> ir.Value:
+    """Rows `ids` of a table of that shape: ids [...] -> [..., shape[1]]."""
+    key = stored_as or g.name(name)
+    form = g.recipe.format_for(key).fit(shape[1], gathered=True)
+    return g.tap(name, lookup_rows(g, ids, key, g.weight(f"{name}.weight", shape), form))
+
+
+def lookup_rows(g: GraphBuilder, ids: ir.Value, name: str, weight: Weight, form: Format) -> ir.Value:
+    """Rows `ids` of a weight that is stored under `name` in a format for gathering: ids [...] -> [..., columns]."""
+    stored = _store(g, name, [weight], form)
     if isinstance(stored, QuantizedWeight):
-        return g.tap("embed_tokens", gather_block_quantized(g, ids, stored))
-    return g.tap("embed_tokens", as_activation(g, g.op("Gather", stored, ids, axis=0), stored.dtype))
+        return gather_block_quantized(g, ids, stored)
+    return as_activation(g, g.op("Gather", stored, ids, axis=0), stored.dtype)
 
 
-def lm_head(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> ir.Value:
+def lm_head(g: GraphBuilder, x: ir.Value, c: ModelConfig, *, bias: bool = False) -> ir.Value:
     """Logits of each hidden state; a tied head is the token table itself, stored once."""
     table = "embed_tokens" if c.tie_word_embeddings else "lm_head"
     form = g.recipe.format_for("lm_head").fit(c.hidden_size, gathered=c.tie_word_embeddings)
-    return _project(g, x, "lm_head", [g.weight(f"{table}.weight", (c.vocab_size, c.hidden_size))], form, None)
+    added = _bias(g, "lm_head", {"lm_head": c.vocab_size}) if bias else None
+    return _project(g, x, "lm_head", [g.weight(f"{table}.weight", (c.vocab_size, c.hidden_size))], form, added)
+
+
+def token_logits(g: GraphBuilder, x: ir.Value, c: ModelConfig, size: int, *, bias: str | None) -> ir.Value:
+    """Logits of a masked language model over its vocabulary, with the bias of module `bias`; a tied head is the token table."""
+    table = "embed_tokens" if c.tie_word_embeddings else "lm_head"
+    form = g.recipe.format_for(table).fit(size, gathered=c.tie_word_embeddings)
+    added = None if bias is None else _bias(g, bias, {bias: c.vocab_size})
+    return _project(g, x, table, [g.weight(f"{table}.weight", (c.vocab_size, size))], form, added)
 
 
 def as_activation(g: GraphBuilder, value: ir.Value, dtype: ir.DataType | None = None) -> ir.Value:
@@ -67,6 +94,8 @@ def as_activation(g: GraphBuilder, value: ir.Value, dtype: ir.DataType | None = 
 def _project(
     g: GraphBuilder, x: ir.Value, name: str, weights: Sequence[Weight], form: Format, bias: ir.Value | None
 ) -> ir.Value:
+    if form.dynamic:
+        return dynamic_projection(g, x, name, weights, form, bias)
     stored = _store(g, name, weights, form)
     if isinstance(stored, QuantizedWeight):
         return matmul_nbits(g, x, stored, bias)

@@ -17,3 +17,10 @@ def gated_mlp(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> ir.Value:
     gate, up = split(g, both, (size, size))
     h = g.op("Mul", activation(g, gate, c.hidden_act), up)
     return g.tap("mlp", linear(g, h, {"down_proj": c.hidden_size}, size, bias=c.mlp_bias))
+
+
+def mlp(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> ir.Value:
+    """down_proj(act(up_proj(x))) (Vaswani et al. 2017, arXiv:1706.03762)."""
+    size = c.intermediate_size
+    h = activation(g, linear(g, x, {"up_proj": size}, c.hidden_size, bias=c.mlp_bias), c.hidden_act)
+    return g.tap("mlp", linear(g, h, {"down_proj": c.hidden_size}, size, bias=c.mlp_bias))

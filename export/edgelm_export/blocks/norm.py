@@ -15,6 +15,13 @@ def rms_norm(g: GraphBuilder, x: ir.Value, name: str, size: int, epsilon: float)
     return g.op("RMSNormalization", x, scale, axis=-1, epsilon=epsilon)
 
 
+def layer_norm(g: GraphBuilder, x: ir.Value, name: str, size: int, epsilon: float, *, bias: bool = True) -> ir.Value:
+    """(x - mean) / sqrt(variance + epsilon) * weight + bias over the last axis of `size` (Ba et al. 2016, arXiv:1607.06450)."""
+    parts = [g.weight(f"{name}.{leaf}", (size,)) for leaf in (("weight", "bias") if bias else ("weight",))]
+    stored = [g.stored(part.name, "float32", (size,), lambda part=part: [part.read()]) for part in parts]
+    return g.op("LayerNormalization", x, *stored, axis=-1, epsilon=epsilon)
+
+
 def head_norm(g: GraphBuilder, x: ir.Value, name: str, head_dim: int, epsilon: float) -> ir.Value:
     """RMS norm of each head apart: [batch, sequence, heads * head_dim] -> the same."""
     heads = g.op(

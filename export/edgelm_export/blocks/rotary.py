@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -14,14 +15,33 @@ from edgelm_export.graph import GraphBuilder
 Frequencies = NDArray[np.float32]
 
 
-def rotary_tables(g: GraphBuilder, c: ModelConfig) -> tuple[ir.Value, ir.Value]:
+@dataclass(frozen=True)
+class WholeText:
+    """What the layers of one call over whole texts share, as the kernel over a cache wants it: lengths and rotary tables."""
+
+    mask: ir.Value  # int64 [batch, sequence], 1 for a token
+    seqlens_k: ir.Value
+    total_sequence_length: ir.Value
+    cos: ir.Value
+    sin: ir.Value
+
+
+def whole_text(g: GraphBuilder, c: ModelConfig, rope: RopeConfig, mask: ir.Value) -> WholeText:
+    """Lengths of the texts behind a mask [batch, sequence] whose padding stands on the right."""
+    lengths = g.op("ReduceSum", mask, g.constant(np.array([1], np.int64)), keepdims=0)
+    seqlens_k = g.op("Cast", g.op("Sub", lengths, g.constant(np.array(1, np.int64))), to=ir.DataType.INT32)
+    total = g.op("Cast", g.op("Squeeze", g.op("Shape", mask, start=1, end=2)), to=ir.DataType.INT32)
+    return WholeText(mask, seqlens_k, total, *rotary_tables(g, c, rope))
+
+
+def rotary_tables(g: GraphBuilder, c: ModelConfig, rope: RopeConfig) -> tuple[ir.Value, ir.Value]:
     """cos and sin of position * frequency, each [context_length, head_dim / 2].
 
     Written as nodes over constants: ONNX Runtime computes them once when it loads the graph, so the package
     stays small at any context length.
     """
-    frequencies = g.constant(inverse_frequencies(c.rope, c.head_dim), "inverse_frequencies")
-    if c.rope.rope_type == "freq_factors":
+    frequencies = g.constant(inverse_frequencies(rope, c.head_dim), g.name("inverse_frequencies"))
+    if rope.rope_type == "freq_factors":
         factors = g.weight("rope_factors.weight", (c.head_dim // 2,))
         frequencies = g.op(
             "Div", frequencies, g.stored(factors.name, "float32", factors.shape, lambda: [factors.read()])

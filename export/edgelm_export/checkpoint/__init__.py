@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from edgelm.errors import CheckpointError
@@ -9,6 +10,7 @@ from edgelm_export.checkpoint.base import Checkpoint, LazyTensor
 from edgelm_export.checkpoint.files import exists, file_size, listing, opened
 from edgelm_export.checkpoint.gguf import are_parts, open_gguf
 from edgelm_export.checkpoint.safetensors import open_hub_folder
+from edgelm_export.checkpoint.sentence_transformers import find_modules
 
 __all__ = ["Checkpoint", "LazyTensor", "open_checkpoint"]
 
@@ -28,7 +30,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_dir():
         return _open_file(path)
     if exists(path / "config.json"):
-        return open_hub_folder(path)
+        return replace(open_hub_folder(path), modules=find_modules(path))
     found = sorted(path.glob("*.gguf"))
     if len(found) == 1 or (found and are_parts(found)):
         return open_gguf(found[0])

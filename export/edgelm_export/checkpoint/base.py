@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from edgelm_export.checkpoint.sentence_transformers import ModuleList
 
 Array = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -69,3 +72,4 @@ class Checkpoint:
     tensors: Mapping[str, LazyTensor]
     files: tuple[Path, ...]  # every input file, for digests
     tokenizer_files: Callable[[], Mapping[str, bytes]]  # name in the package -> content
+    modules: ModuleList | None = None  # what sentence-transformers keeps beside the model

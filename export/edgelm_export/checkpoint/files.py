@@ -93,11 +93,26 @@ def parse_object(file: Path, data: bytes, hook: Callable[[list[tuple[str, Any]]]
     Raises:
         CorruptFile: the bytes are not UTF-8, not JSON, nested too deeply, made to fill memory, or not an object.
     """
+    value = _parse(file, data, hook)
+    if not isinstance(value, dict):
+        raise corrupt(file, f"holds a JSON {type(value).__name__} where an object was expected")
+    return cast(dict[str, Any], value)
+
+
+def parse_list(file: Path, data: bytes) -> list[Any]:
+    """A JSON array; the errors of `parse_object`."""
+    value = _parse(file, data)
+    if not isinstance(value, list):
+        raise corrupt(file, f"holds a JSON {type(value).__name__} where an array was expected")
+    return cast(list[Any], value)
+
+
+def _parse(file: Path, data: bytes, hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     # Parsed, an empty list takes 25 times its two bytes. Real files have at most one bracket in 17 bytes.
     if data.count(b"[") + data.count(b"{") > 4096 + len(data) // 12:
         raise corrupt(file, "its JSON is little but brackets")
     try:
-        value = json.loads(data.decode(), object_pairs_hook=hook)
+        return json.loads(data.decode(), object_pairs_hook=hook)
     except UnicodeDecodeError as error:
         raise corrupt(file, f"its JSON is not UTF-8 text at byte {error.start}") from error
     except json.JSONDecodeError as error:
@@ -106,9 +121,6 @@ def parse_object(file: Path, data: bytes, hook: Callable[[list[tuple[str, Any]]]
         raise corrupt(file, "invalid JSON (nested too deeply)") from error
     except ValueError as error:
         raise corrupt(file, "invalid JSON (a number of thousands of digits)") from error
-    if not isinstance(value, dict):
-        raise corrupt(file, f"holds a JSON {type(value).__name__} where an object was expected")
-    return cast(dict[str, Any], value)
 
 
 def read_object(file: Path) -> dict[str, Any]:

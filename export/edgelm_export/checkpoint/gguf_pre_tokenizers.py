@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from edgelm.errors import UnsupportedConfig
+from edgelm_export.checkpoint.tokenizer_parts import byte_level, sequence
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,13 @@ def pre_tokenizer(name: str) -> PreTokenizer:
     return PRE_TOKENIZERS[name]
 
 
-def split_json(row: PreTokenizer) -> dict[str, Any]:
-    """The row as tokenizer.json spells a pre-tokenizer."""
+def split_json(row: PreTokenizer, *, prefix: bool = False) -> dict[str, Any]:
+    """The row as tokenizer.json spells a pre-tokenizer; with `prefix` every piece starts with a space."""
     splits = [
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
         for pattern in row.patterns
     ]
-    to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    return {"type": "Sequence", "pretokenizers": [*splits, to_bytes]}
+    return sequence("pretokenizers", [*splits, byte_level(prefix=prefix, regex=False)])
 
 
 # Cased letters as DeepSeek LLM's tokenizer.json lists them: code points, hexadecimal.

@@ -6,13 +6,13 @@ followed.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from edgelm.errors import UnsupportedConfig
 from edgelm_export.checkpoint.gguf_tokenizer_models import KINDS, Parts
 from edgelm_export.checkpoint.gguf_vocabulary import TokenType, Vocabulary, read_vocabulary, setting
+from edgelm_export.checkpoint.tokenizer_parts import Step, Text, added_token, template, to_json, tokenizer_json
 
 _NO_CONFIG = ("eot_token", "eom_token")  # names tokenizer_config.json does not know
 # Texts llama.cpp takes for the end of a turn where the file names no such id (src/llama-vocab.cpp).
@@ -39,10 +39,6 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     parts = KINDS[kind](metadata, vocabulary)
     special = _special_ids(vocabulary)
     tokenizer = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": _added_tokens(vocabulary, special),
         "normalizer": parts.normalizer,
         "pre_tokenizer": parts.pre_tokenizer,
         "post_processor": _template(vocabulary, parts),
@@ -59,7 +55,8 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     config |= {
         name: vocabulary.tokens[i] for name, i in vocabulary.ids.items() if i in special and name not in _NO_CONFIG
     }
-    return {"tokenizer.json": _json(tokenizer), **_config_files(metadata, config)}
+    tokens = tokenizer_json(tokenizer, _added_tokens(vocabulary, special))
+    return {"tokenizer.json": tokens, **_config_files(metadata, config)}
 
 
 def end_token_ids(metadata: Mapping[str, Any]) -> list[int]:
@@ -87,32 +84,22 @@ def _special_ids(vocabulary: Vocabulary) -> set[int]:
 
 def _added_tokens(vocabulary: Vocabulary, special: set[int]) -> list[dict[str, Any]]:
     """Tokens matched as a whole in the text: special ones, which decoded text leaves out, and user-defined ones."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     added = sorted(special | set(vocabulary.of_type(TokenType.USER_DEFINED)))
-    return [{"id": i, "content": vocabulary.tokens[i], **flags, "special": i in special} for i in added]
+    return [added_token(i, vocabulary.tokens[i], special=i in special) for i in added]
 
 
 def _template(vocabulary: Vocabulary, parts: Parts) -> dict[str, Any] | None:
-    first, last = ([name] if name else [] for name in (parts.first, parts.last))
-    tokens = {name: vocabulary.tokens[vocabulary.ids[name]] for name in (*first, *last)}
-    if not tokens:
+    ids = {name: vocabulary.ids[name] for name in (parts.first, parts.last) if name}
+    if not ids:
         return None
+    tokens = {name: vocabulary.tokens[i] for name, i in ids.items()}
 
-    def wrapped(letter: str, type_id: int, names: Iterable[str] = first) -> list[dict[str, Any]]:
-        special = [
-            [{"SpecialToken": {"id": tokens[name], "type_id": type_id}} for name in part] for part in (names, last)
-        ]
-        return [*special[0], {"Sequence": {"id": letter, "type_id": type_id}}, *special[1]]
+    def wrapped(text: Text, type_id: int, first: str | None = parts.first) -> list[Step]:
+        steps = (tokens.get(first or ""), text, tokens.get(parts.last or ""))
+        return [(step, type_id) for step in steps if step is not None]
 
-    second = wrapped("B", 1, () if parts.last == "sep_token" else first)
-    return {
-        "type": "TemplateProcessing",
-        "single": wrapped("A", 0),
-        "pair": wrapped("A", 0) + second,
-        "special_tokens": {
-            token: {"id": token, "ids": [vocabulary.ids[name]], "tokens": [token]} for name, token in tokens.items()
-        },
-    }
+    second = wrapped(Text.B, 1, None if parts.last == "sep_token" else parts.first)
+    return template(wrapped(Text.A, 0), wrapped(Text.A, 0) + second, {tokens[name]: i for name, i in ids.items()})
 
 
 def _config_files(metadata: Mapping[str, Any], config: dict[str, Any]) -> dict[str, bytes]:
@@ -127,11 +114,7 @@ def _config_files(metadata: Mapping[str, Any], config: dict[str, Any]) -> dict[s
         config = config | {
             "chat_template": [{"name": name or "default", "template": text} for name, text in templates.items()]
         }
-    files = {"tokenizer_config.json": _json(config)}
+    files = {"tokenizer_config.json": to_json(config)}
     if list(templates) == [""]:
         files["chat_template.jinja"] = templates[""].encode()
     return files
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode()

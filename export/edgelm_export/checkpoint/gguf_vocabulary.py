@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 from edgelm.errors import CorruptFile
+from edgelm_export.checkpoint.tokenizer_parts import is_text
 
 _PREFIX = "tokenizer.ggml."
 _NOTHING: Any = object()
@@ -110,7 +111,7 @@ def setting(metadata: Mapping[str, Any], key: str, default: _Value) -> _Value:
 def strings(metadata: Mapping[str, Any], key: str) -> list[str]:
     """An array of text; empty where the file has none."""
     values = _array(metadata, key)
-    wrong = next((i for i, value in enumerate(values) if not isinstance(value, str) or not _is_text(value)), None)
+    wrong = next((i for i, value in enumerate(values) if not isinstance(value, str) or not is_text(value)), None)
     if wrong is not None:
         refuse(key, f"holds at {wrong} something that is no UTF-8 text")
     return list(values)
@@ -153,8 +154,3 @@ def _id(metadata: Mapping[str, Any], key: str, count: int) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
         refuse(key, f"is {value!r}, outside 0..{count - 1}")
     return value
-
-
-def _is_text(value: str) -> bool:
-    """Halves of surrogate pairs stand for bytes that were no UTF-8; no file can hold them."""
-    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)

@@ -27,6 +27,7 @@ from edgelm_export.checkpoint.files import (
     refuse_pointer,
     shown,
 )
+from edgelm_export.checkpoint.slow_tokenizer import SLOW_FILES, VOCABULARIES, convert
 from edgelm_export.checkpoint.storage import PLAIN_TYPES, Storage, plain_storage
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -61,11 +62,15 @@ def open_hub_folder(folder: Path) -> Checkpoint:
     config = read_object(config_file)
     generation = read_object(generation_file) if exists(generation_file) else {}
     weight_files, tensors = _weights(folder)
-    present = [folder / name for name in TOKENIZER_FILES if exists(folder / name)]
-    files = [config_file, *([generation_file] if exists(generation_file) else []), *weight_files, *present]
+    texts = [folder / name for name in TOKENIZER_FILES if exists(folder / name)]
+    slow = [] if folder / "tokenizer.json" in texts else _slow_tokenizer(folder)
+    files = [config_file, *([generation_file] if exists(generation_file) else []), *weight_files, *texts, *slow]
 
     def tokenizer_files() -> dict[str, bytes]:
-        return {file.name: read_bytes(file, _MAX_TOKENIZER_BYTES) for file in present}
+        found = {file.name: read_bytes(file, _MAX_TOKENIZER_BYTES) for file in texts}
+        if slow:
+            found["tokenizer.json"] = convert(folder, found | {file.name: read_bytes(file) for file in slow}, config)
+        return found
 
     return Checkpoint("hf", config, generation, tensors, tuple(files), tokenizer_files)
 
@@ -88,6 +93,12 @@ def read_safetensors(file: Path) -> dict[str, LazyTensor]:
         spans.append((begin, end, name))
     _check_spans(file, spans, size)
     return tensors
+
+
+def _slow_tokenizer(folder: Path) -> list[Path]:
+    """The files that tokenizer.json can be made of, if there is a vocabulary among them."""
+    found = [folder / name for name in SLOW_FILES if exists(folder / name)]
+    return found if any(file.name in VOCABULARIES for file in found) else []
 
 
 def _header(file: Path) -> tuple[dict[str, Any], int, int]:

@@ -45,8 +45,10 @@ class Format:
     """How a weight is stored: `bits` 32 and 16 are floats, fewer are blocks of integers with a float16 scale each.
 
     Args:
+        block_size: values that share a scale; 0 means the whole row.
         symmetric: no zero points are stored.
         block_sums: the input must be extended by its block sums, [..., k] -> [..., k + k / block_size].
+        dynamic: the input is rounded to 8 bits as well, with one scale a call.
         dtype: of a float format.
     """
 
@@ -55,6 +57,7 @@ class Format:
     block_size: int = 0
     symmetric: bool = True
     block_sums: bool = False
+    dynamic: bool = False
     dtype: str = "float32"
     scale_dtype: str = "float16"
 
@@ -64,16 +67,19 @@ class Format:
         Where none divides k the last block is padded. Block sums need whole blocks, and a table whose rows are looked up
         (`gathered`) has no input to extend; both fall back to whole zero points.
         """
-        if self.bits >= 16:
+        if self.bits >= 16 or (self.dynamic and not gathered):
             return self
+        if self.dynamic:
+            return find_format(_GATHERED).fit(k, gathered=True)
         dividing = [size for size in BLOCK_SIZES if size <= self.block_size and k % size == 0]
         size = max(dividing) if dividing else min(self.block_size, 32)
         return _named(self.bits, size, _kind(self.symmetric, self.block_sums and bool(dividing) and not gathered))
 
     def blocks(self, k: int) -> int:
         """Stored blocks of a row of k columns, those that carry the block sums' columns included."""
-        blocks = -(-k // self.block_size)
-        return blocks + -(-blocks // self.block_size) if self.block_sums else blocks
+        size = self.block_size or k
+        blocks = -(-k // size)
+        return blocks + -(-blocks // size) if self.block_sums else blocks
 
     def columns(self, k: int) -> int:
         """Columns of the kernel's input for weight rows of k columns: its attribute K."""
@@ -85,7 +91,9 @@ class Format:
             return n * k * self.bits // 8
         blocks = self.blocks(k)
         zero_points = 0 if self.symmetric else -(-blocks * self.bits // 8)
-        return n * (blocks * (self.block_size * self.bits // 8 + np.dtype(self.scale_dtype).itemsize) + zero_points)
+        return n * (
+            blocks * ((self.block_size or k) * self.bits // 8 + np.dtype(self.scale_dtype).itemsize) + zero_points
+        )
 
     def flaw(self, rows: Rows) -> str | None:
         """Why these rows cannot be stored in this format, or None: NaN, infinity, values beyond what float16 (scales) can hold."""
@@ -125,7 +133,7 @@ class Format:
 
     def _quantize(self, rows: Rows) -> Quantized:
         n = len(rows)
-        columns = _columns(rows, self.block_size)
+        columns = _columns(rows, self.block_size or rows.shape[1])
         if self.symmetric:
             found = rounding.symmetric(columns, self.bits)
             return Quantized(_pack(_rows(found.codes, n), self.bits), _scales(found.scale, n), None)
@@ -183,7 +191,9 @@ _BLOCKS = tuple(
     for kind in kinds
     for size in BLOCK_SIZES
 )
-FORMATS: Mapping[str, Format] = {form.name: form for form in (*_FLOATS, *_BLOCKS)}
+# A table whose rows are looked up has no input to round: it is stored in blocks.
+_DYNAMIC, _GATHERED = Format("int8-dynamic", 8, dynamic=True, scale_dtype="float32"), "int8-b128"
+FORMATS: Mapping[str, Format] = {form.name: form for form in (*_FLOATS, *_BLOCKS, _DYNAMIC)}
 
 
 def _pieces(n: int, k: int) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,66 @@
+"""What all kinds of models do when they are loaded: limits checked, digests compared while the program loads."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from edgelm.encode import Encoder, Threads
+from edgelm.errors import InvalidOption
+from edgelm.package import Package
+from edgelm.providers import Provider
+from edgelm.session import Program
+
+
+def length_limit(package: Package, max_length: int | None) -> int:
+    """The most positions a model may use: `max_length`, or all the package allows.
+
+    Raises:
+        InvalidOption: max_length is outside 1..context_length.
+    """
+    allowed = package.manifest.context_length
+    if max_length is not None and not 1 <= max_length <= allowed:
+        raise InvalidOption(f"max_length {max_length} is outside 1..{allowed}, the package's context length")
+    return max_length or allowed
+
+
+def load_program(package: Package, name: str, provider: Provider, threads: int | None) -> Program:
+    """Loads a program while the digests of all files are checked.
+
+    Raises:
+        InvalidOption: threads below 1.
+        DigestError: a file of the package was changed.
+        ProviderError: ONNX Runtime refuses the graph.
+    """
+    if threads is not None and threads < 1:
+        raise InvalidOption(f"threads {threads} is below 1")
+    with ThreadPoolExecutor(1) as pool:
+        checked = pool.submit(package.verify_digests)
+        try:
+            return Program(package.program(name), provider, threads)
+        finally:
+            checked.result()  # a changed file explains any other failure, so its error wins
+
+
+def load_encoder(package: Package, provider: Provider, threads: int | None) -> Encoder:
+    """Loads an encoder's program: one thread inside an operator, and as many texts at a time as there are threads.
+
+    Raises:
+        as `load_program`.
+    """
+    workers = threads or physical_cores()
+    program = load_program(package, "encoder", provider, 1 if threads is None else min(threads, 1))
+    wide = partial(Program, package.program("encoder"), provider, workers) if workers > 1 else None
+    shared = Threads(workers, wide, package.manifest.parameters)
+    return Encoder(program, package.manifest.encoder_facts.pad_token_id, provider.bucket_tokens, shared)
+
+
+def physical_cores(system: Path = Path("/sys/devices/system/cpu")) -> int:
+    """Cores this process may use, those that share one counted once where the system tells."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    try:
+        return len({(system / f"cpu{i}" / "topology" / "thread_siblings_list").read_text() for i in allowed})
+    except OSError:
+        return len(allowed)

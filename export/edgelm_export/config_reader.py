@@ -1,0 +1,136 @@
+"""Hands out raw config values, checked one by one, and collects what is wrong with them for one error that lists everything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from edgelm.errors import UnsupportedConfig
+
+# Keys that describe training, storage or Python classes and leave the forward pass alone.
+_IRRELEVANT = frozenset(
+    " ".join(
+        (
+            "architectures attention_dropout auto_map bos_token_id eos_token_id pad_token_id torch_dtype dtype use_cache initializer_range",
+            "transformers_version pretraining_tp _name_or_path name_or_path model_type is_llama_config rope_interleaved id2label label2id",
+            "output_attentions output_hidden_states return_dict max_window_layers embd_pdrop resid_pdrop hidden_dropout classifier_dropout",
+            "attn_implementation _attn_implementation _attn_implementation_autoset chunk_size_feed_forward is_encoder_decoder problem_type",
+            "ignore_keys_at_rope_validation transformers.js_config unsloth_fixed unsloth_version num_labels finetuning_task",
+            "attention_probs_dropout_prob hidden_dropout_prob gradient_checkpointing initializer_cutoff_factor sentence_transformers",
+            "sbert_ce_default_activation_function",
+            "sep_token_id cls_token_id mask_token_id is_decoder add_cross_attention cross_attention_hidden_size torchscript",
+            "tie_word_embeddings type_vocab_size output_past language directionality vocab_size_or_config_json_file model_name",
+            "summary_type summary_use_proj summary_activation summary_last_dropout summary_first_dropout",
+        )
+    ).split()
+)
+
+
+class ConfigReader:
+    """One raw config on its way to a ModelConfig; `context_length` is the context the export is for, None for all of it."""
+
+    def __init__(self, raw: Mapping[str, Any], context_length: int | None = None) -> None:
+        self._raw = raw
+        self._context_length = context_length
+        self._read: set[str] = set()
+        self._problems: list[str] = []
+
+    def get(self, key: str) -> Any:
+        """The raw value, None where there is none."""
+        self._read.add(key)
+        return self._raw.get(key)
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Gives a family's own spellings of keys their usual names."""
+        self._raw = {names.get(key, key): value for key, value in self._raw.items()}
+
+    def problem(self, text: str) -> None:
+        """Notes something that stands in the way."""
+        if text not in self._problems:
+            self._problems.append(text)
+
+    def size(self, key: str, default: int | None = None, *, least: int = 1) -> int:
+        """A whole number."""
+        value = self.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+            self.problem(
+                f"{key} is missing" if value is None else f"{key} is {value!r}, expected a whole number from {least}"
+            )
+            return max(least, 1)
+        return value
+
+    def number(self, key: str, default: float | None = None, source: Mapping[str, Any] | None = None) -> float:
+        """A positive number, of this config or of an object within it."""
+        value = self.get(key) if source is None else source.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+            self.problem(f"{key} is missing" if value is None else f"{key} is {value!r}, expected a positive number")
+            return 1.0
+        return float(value)
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """True or false."""
+        value = self.get(key)
+        value = default if value is None else value
+        if not isinstance(value, bool):
+            self.problem(f"{key} is {value!r}, expected true or false")
+            return False
+        return value
+
+    def one_of(self, key: str, known: Mapping[str, Any], default: str | None = None) -> str:
+        """One of the names that are known."""
+        value = self.get(key)
+        value = default if value is None else value
+        if value not in known:
+            self.problem(f"{key} {value!r} is not supported (known: {', '.join(sorted(known))})")
+            return next(iter(known))
+        return str(value)
+
+    def require(self, key: str, *allowed: Any) -> None:
+        """Reads a key that must be absent, null, or one of `allowed`."""
+        value = self.get(key)
+        if value is not None and value not in allowed:
+            self.problem(f"{key} {value!r} is not supported (only {', '.join(map(repr, allowed))})")
+
+    def head_dim(self, hidden_size: int, heads: int) -> int:
+        """As stated, or an equal share of the hidden size."""
+        if self.get("head_dim") is None and hidden_size % heads:
+            self.problem(
+                f"hidden_size {hidden_size} is not a multiple of num_attention_heads {heads}, and head_dim is not given"
+            )
+        return self.size("head_dim", max(1, hidden_size // heads))
+
+    def context(self, limit: int) -> int:
+        """The context asked for, within `limit`; all of it by default."""
+        asked = self._context_length
+        if asked is not None and not 1 <= asked <= limit:
+            self.problem(f"context length {asked} is outside 1..{limit} (max_position_embeddings)")
+        return asked or limit
+
+    def finish(self) -> None:
+        """Called when all was read.
+
+        Raises:
+            UnsupportedConfig: keys missing, contradictory or unsupported, all listed at once.
+        """
+        if self.get("quantization_config"):
+            self.problem(
+                f"quantization_config {_kind(self.get('quantization_config'))} is not read yet; take the unquantized checkpoint"
+            )
+        if self.get("partial_rotary_factor") not in (None, 1, 1.0):
+            self.problem(f"partial_rotary_factor {self.get('partial_rotary_factor')!r} is not supported (only 1)")
+        if self._problems:
+            problems = "; ".join(self._problems)
+            raise UnsupportedConfig(
+                f"the config of this {self._raw.get('model_type')} checkpoint cannot be exported: {problems}"
+            )
+
+    def unread(self) -> list[str]:
+        """Keys that nothing asked for and that might matter."""
+        return sorted(key for key in self._raw if key not in self._read and key not in _IRRELEVANT)
+
+
+def _kind(value: Any) -> str:
+    return repr(value.get("quant_method", "of an unnamed kind")) if isinstance(value, dict) else repr(value)

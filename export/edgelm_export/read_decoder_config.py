@@ -1,0 +1,138 @@
+"""Raw keys of Llama-like models in, DecoderConfig out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgelm_export.blocks.activations import ACTIVATIONS
+from edgelm_export.blocks.kernels import FUSED_ROTARY_MULTIPLE
+from edgelm_export.config import DecoderConfig, EuroBertConfig, RopeConfig
+from edgelm_export.config_reader import ConfigReader
+
+# EuroBERT's words -> ours; "late" means the logits of all tokens are averaged.
+_CLASSIFIER_POOLINGS = {"bos": "cls", "mean": "mean", "late": "late"}
+
+
+def read_decoder_config(reader: ConfigReader) -> DecoderConfig:
+    """The config of a Llama-like model; problems are left with the reader."""
+    return DecoderConfig(**decoder_values(reader))
+
+
+def read_eurobert_config(reader: ConfigReader) -> EuroBertConfig:
+    """The same with the pooling of a classifier, which EuroBERT's own code calls `clf_pooling`."""
+    key = "clf_pooling" if reader.get("classifier_pooling") is None else "classifier_pooling"
+    pooling = _CLASSIFIER_POOLINGS[reader.one_of(key, _CLASSIFIER_POOLINGS, "late")]
+    return EuroBertConfig(**decoder_values(reader), classifier_pooling=pooling)
+
+
+def decoder_values(reader: ConfigReader) -> dict[str, Any]:
+    """The fields of a DecoderConfig, for readers of configs that have more."""
+    hidden_size, heads = reader.size("hidden_size"), reader.size("num_attention_heads")
+    layers = reader.size("num_hidden_layers")
+    limit = reader.size("max_position_embeddings")
+    values = dict(
+        model_type=str(reader.get("model_type")),
+        vocab_size=reader.size("vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=reader.size("intermediate_size"),
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=reader.size("num_key_value_heads", heads),
+        head_dim=reader.head_dim(hidden_size, heads),
+        context_length=reader.context(limit),
+        hidden_act=reader.one_of("hidden_act", ACTIVATIONS),
+        pad_token_id=pad_token_id(reader),
+        tie_word_embeddings=reader.flag("tie_word_embeddings"),
+        qkv_bias=reader.flag("qkv_bias") or reader.flag("attention_bias"),
+        attention_output_bias=reader.flag("attention_output_bias", reader.flag("attention_bias")),
+        mlp_bias=reader.flag("mlp_bias"),
+        rms_norm_eps=reader.number("rms_norm_eps"),
+        rope=read_rope(reader, limit),
+        qk_norm=reader.flag("qk_norm"),
+        causal=reader.flag("is_causal", True),
+        sliding_windows=_read_windows(reader, layers),
+        pads_by_id=_names_padding(reader),
+    )
+    _check_attention(reader, values)
+    return values
+
+
+def pad_token_id(reader: ConfigReader) -> int:
+    """The id rows are padded with; what stands there does not matter, so any valid one does where none is named."""
+    return reader.get("pad_token_id") if _names_padding(reader) else 0
+
+
+def _names_padding(reader: ConfigReader) -> bool:
+    value = reader.get("pad_token_id")
+    return isinstance(value, int) and 0 <= value < reader.size("vocab_size")
+
+
+def read_rope(reader: ConfigReader, limit: int) -> RopeConfig:
+    """Both spellings: `rope_parameters` (transformers 5) and `rope_theta` with `rope_scaling` (before)."""
+    parameters, scaling = reader.get("rope_parameters"), reader.get("rope_scaling")
+    for key, value in (("rope_parameters", parameters), ("rope_scaling", scaling)):
+        if value is not None and not isinstance(value, dict):
+            reader.problem(f"{key} is {value!r}, expected an object")
+    values: dict[str, Any] = {
+        **(scaling if isinstance(scaling, dict) else {}),
+        **(parameters if isinstance(parameters, dict) else {}),
+    }
+    outside = reader.get("rope_theta")
+    if values.get("rope_theta") is None:
+        values["rope_theta"] = outside
+    return rope_of(reader, values, limit)
+
+
+def rope_of(reader: ConfigReader, values: Mapping[str, Any], limit: int) -> RopeConfig:
+    """One set of rotary positions from its own object, which names the base too; `limit` is the context without scaling."""
+    theta = reader.number("rope_theta", source=values)
+    kind = values.get("rope_type", values.get("type")) or "default"
+    if values.get("partial_rotary_factor") not in (None, 1, 1.0):
+        reader.problem(f"partial_rotary_factor {values['partial_rotary_factor']!r} is not supported (only 1)")
+    if kind in ("default", "freq_factors"):
+        return RopeConfig(theta, kind)
+    if kind == "linear":
+        return RopeConfig(theta, kind, factor=reader.number("factor", source=values))
+    if kind == "llama3":
+        original = values.get("original_max_position_embeddings", limit)
+        return RopeConfig(
+            theta,
+            kind,
+            factor=reader.number("factor", source=values),
+            low_freq_factor=reader.number("low_freq_factor", source=values),
+            high_freq_factor=reader.number("high_freq_factor", source=values),
+            original_max_position_embeddings=int(
+                reader.number("original_max_position_embeddings", original, source=values)
+            ),
+        )
+    reader.problem(f"rope type {kind!r} is not supported (known: default, linear, llama3)")
+    return RopeConfig(theta)
+
+
+def _check_attention(reader: ConfigReader, values: Mapping[str, Any]) -> None:
+    heads, shared, size = (values[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+    if heads % shared:
+        reader.problem(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {shared}")
+    if size % FUSED_ROTARY_MULTIPLE:
+        reader.problem(
+            f"head_dim {size} is not a multiple of {FUSED_ROTARY_MULTIPLE}, which the fused rotary attention of "
+            "ONNX Runtime needs"
+        )
+    if not values["causal"] and any(values["sliding_windows"]):
+        reader.problem("sliding windows are supported in causal models only (is_causal is false)")
+
+
+def _read_windows(reader: ConfigReader, layers: int) -> tuple[int | None, ...]:
+    """One window a layer: gated by `use_sliding_window`, none before `max_window_layers`; `layer_types` decides where given."""
+    types, first = reader.get("layer_types"), reader.get("max_window_layers") or 0
+    window, enabled = reader.get("sliding_window"), reader.flag("use_sliding_window", True)
+    if window is None or not enabled:
+        return (None,) * layers
+    size = reader.size("sliding_window")
+    if types is None:
+        return tuple(size if i >= first else None for i in range(layers))
+    if not isinstance(types, list) or len(types) != layers or set(types) - {"full_attention", "sliding_attention"}:
+        reader.problem(f"layer_types must name full_attention or sliding_attention for each of the {layers} layers")
+        return (None,) * layers
+    return tuple(size if kind == "sliding_attention" else None for kind in types)
