@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +102,13 @@ class Encoder:
             yield from map(one, groups)
             return
         with ThreadPoolExecutor(self._threads.workers) as pool:
-            yield from pool.map(one, groups)
+            # Results wait for their turn, and those of large heads are large: few may be ahead.
+            ahead: deque[Future[Array]] = deque()
+            for group in groups:
+                ahead.append(pool.submit(one, group))
+                if len(ahead) > 2 * self._threads.workers:
+                    yield ahead.popleft().result()
+            yield from (future.result() for future in ahead)
 
     def _program_for(self, groups: int, longest: int) -> Program:
         """Few large buckets would leave threads idle."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgelm import tasks
 from edgelm.cli.outputs import as_plain, open_output, to_json
+from edgelm.errors import GenerationError
 from edgelm.labels import Ranked
 from edgelm.metrics import peak_memory_mib
 from edgelm.progress import progress
@@ -64,7 +65,7 @@ def encode(
     ):
         for start in range(0, len(inputs), chunk):
             part = inputs[start : start + chunk]
-            found = report.ask(model, part, dict(options))
+            found = _asked(report, model, part, options, start)
             if sink is not None:
                 sink.write([_record(text, report.key, result) for text, result in found])
             else:
@@ -74,6 +75,18 @@ def encode(
             bar.advance(len(part))
     if stats:
         click.echo(_statistics(len(inputs), time.perf_counter() - begun), err=True)
+
+
+def _asked(
+    report: Report, model: EncoderModel, part: list[str], options: Mapping[str, Any], start: int
+) -> Iterable[tuple[str, Any]]:
+    """Results of some of the inputs; errors count within them, so they are told where these begin."""
+    try:
+        return report.ask(model, part, dict(options))
+    except GenerationError as error:
+        if not start:
+            raise
+        raise type(error)(f"among the inputs from number {start} on (the first is 0), {error}") from error
 
 
 def _check_options(report: Report, options: Mapping[str, Any], task: str) -> None:
@@ -159,7 +172,7 @@ _REPORTS: Mapping[str, Report] = {
     tasks.TOKEN_CLASSIFICATION: Report("entities", _each("classify_tokens"), _SPANS, ("aggregation", "truncate")),
     tasks.REPLACED_TOKEN_DETECTION: Report("entities", _each("classify_tokens"), _SPANS, ("truncate",)),
     tasks.QUESTION_ANSWERING: Report(
-        "answers", _answers, _fields("text", "score", "start", "end"), ("question", "top_k")
+        "answers", _answers, _fields("text", "score", "start", "end"), ("question", "top_k", "no_answer")
     ),
     tasks.FILL_MASK: Report(
         "predictions", _each("fill_mask"), _fields("token", "score", "text"), ("top_k", "truncate")

@@ -14,6 +14,7 @@ ENCODER_OPTIONS = (
     "top_k",
     "question",
     "query",
+    "no_answer",
     "aggregation",
     "dimensions",
     "normalize",
@@ -41,6 +42,9 @@ def encoder_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--normalize", is_flag=True, default=None, help="Embeddings: bring them to length 1."),
         click.option("--dimensions", type=int, help="Embeddings: keep only the first so many."),
         click.option("--aggregation", help="Tagging: none, simple, first, average or max. [default: simple]"),
+        click.option(
+            "--no-answer", is_flag=True, default=None, help="Question answering: let an empty answer compete."
+        ),
         click.option("--query", help="Reranking: what the inputs are ranked for."),
         click.option("--question", help="Question answering: what each input is asked."),
     ):

@@ -32,11 +32,13 @@ def evaluation_rows(tokenizer: Tokenizer, context_length: int, vocab_size: int, 
     paragraphs = [paragraph for paragraph in evaluation_text().split("\n\n") if paragraph.strip()]
     texts = [text for paragraph in paragraphs for text in _SENTENCE.split(paragraph) if text.strip()] + paragraphs
     limit = min(context_length, _LONGEST)
+    token = tokenizer.special_token("mask_token") if masked else None
+    mask = None if token is None else tokenizer.token_id(token)
     rows: list[Row] = []
     for text in texts:
         ids = [token for token in tokenizer.encode(text) if token < vocab_size][:limit]
         middle = len(ids) // 2
-        if masked and (mask := tokenizer.token_id(tokenizer.special_tokens.get("mask_token", ""))) is not None:
+        if mask is not None and ids:
             ids[middle] = mask
         if ids:
             rows.append(Row(ids, positions=(middle,) if masked else ()))

@@ -22,6 +22,7 @@ _COMPANIONS = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab*.json",
+    "target_vocab.json",
     "vocab*.txt",
     "merges.txt",
     "*.model",

@@ -81,9 +81,16 @@ def _default(checkpoint: Checkpoint, architecture: Architecture, trained: str | 
         return tasks.EMBEDDING
     if trained == tasks.SEQUENCE_CLASSIFICATION and _is_reranker(checkpoint.config):
         return tasks.RERANKING
-    if trained is None or (trained == tasks.HIDDEN_STATES and architecture.decoder is not None):
-        return tasks.TEXT_GENERATION if architecture.decoder is not None else tasks.HIDDEN_STATES
-    return trained
+    if architecture.decoder is not None and (
+        trained is None or (trained == tasks.HIDDEN_STATES and _has_head(checkpoint))
+    ):
+        return tasks.TEXT_GENERATION
+    return trained or tasks.HIDDEN_STATES
+
+
+def _has_head(checkpoint: Checkpoint) -> bool:
+    """Whether a decoder's base class can write text all the same: with a tied head, or one that is there."""
+    return checkpoint.config.get("tie_word_embeddings") is True or "lm_head.weight" in checkpoint.tensors
 
 
 def _check_served(checkpoint: Checkpoint, architecture: Architecture, name: str, trained: str | None) -> None:

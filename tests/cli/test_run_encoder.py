@@ -69,6 +69,13 @@ def test_a_file_goes_through_in_chunks(embedder: Path, monkeypatch: pytest.Monke
     np.testing.assert_allclose(np.load(tmp_path / "all.npy"), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_errors_of_a_later_chunk_say_where_it_begins(embedder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_CHUNK", 2)
+    result = run("run", embedder, input="a\nb\nc\n" + "word " * 500 + "\n")
+    assert result.exit_code == 1
+    assert "among the inputs from number 2 on (the first is 0), text 1 has" in result.stderr
+
+
 def test_results_may_go_to_a_file_of_lines(packages: Packages, tmp_path: Path) -> None:
     package = packages("BertForSequenceClassification")
     result = run("run", package, "-o", tmp_path / "labels.jsonl", "--top-k", "1", input=TEXTS)

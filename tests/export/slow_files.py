@@ -10,9 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer as Backend
+
 from edgelm_export.checkpoint.sentencepiece_model import Algorithm, PieceType
+from edgelm_export.checkpoint.slow_tokenizer import convert
 
 Piece = tuple[str, float, PieceType]
+
+FOLDER = Path("checkpoint")
+SPACE = "\u2581"
 
 # A normalization table as SentencePiece writes it, of six rules: U+FF21 -> A, U+FB01 -> fi, U+00A0 and tab -> a space,
 # U+2026 -> three dots, U+200B -> nothing.
@@ -111,3 +117,24 @@ def write_all(folder: Path, files: Mapping[str, bytes]) -> Path:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder
+
+
+def sentencepiece(name: str, *first: str, algorithm: int = Algorithm.UNIGRAM, **options: Any) -> dict[str, bytes]:
+    """A SentencePiece model with special tokens before a few ordinary pieces."""
+    pieces = scored(SPACE, f"{SPACE}the", f"{SPACE}a", "b", "...", "fi", "\u00e9", "e", '"')
+    return {name: sentencepiece_bytes([*specials(*first), *pieces], algorithm, **options)}
+
+
+def unigram(*first: str, **options: Any) -> bytes:
+    """The smallest SentencePiece model that knows a word."""
+    return sentencepiece_bytes([*specials(*first), *scored(SPACE, f"{SPACE}the")], **options)
+
+
+def backend(model_type: str, files: Mapping[str, bytes], **config: Any) -> Backend:
+    """The tokenizer that the files are converted to."""
+    return Backend.from_str(convert(FOLDER, files, {"model_type": model_type, **config})["tokenizer.json"].decode())
+
+
+def ids(model_type: str, files: Mapping[str, bytes], text: str, second: str | None = None, **config: Any) -> list[int]:
+    """Ids of one text or of a pair."""
+    return backend(model_type, files, **config).encode(text, second).ids

@@ -73,13 +73,17 @@ def labels(*names: str) -> dict[str, Any]:
         ("BertForMultipleChoice", "bert", tasks.HIDDEN_STATES),
         (None, "bert", tasks.HIDDEN_STATES),
         ("LlamaForCausalLM", "llama", tasks.TEXT_GENERATION),
-        ("LlamaModel", "llama", tasks.TEXT_GENERATION),
+        ("LlamaModel", "llama", tasks.HIDDEN_STATES),
         ("Qwen3ForSequenceClassification", "qwen3", tasks.SEQUENCE_CLASSIFICATION),
         (None, "qwen3", tasks.TEXT_GENERATION),
     ],
 )
 def test_the_class_of_the_checkpoint_decides(of: str | None, family: str, task: str) -> None:
     assert choose(of, family=family, **labels("a", "b", "c")).name == task
+
+
+def test_a_base_class_of_a_decoder_writes_text_where_its_head_is_tied() -> None:
+    assert choose("LlamaModel", family="llama", tie_word_embeddings=True).name == tasks.TEXT_GENERATION
 
 
 @pytest.mark.parametrize("architectures", [[], "BertForMaskedLM", [7], None, {}])

@@ -90,7 +90,7 @@ def _write_tensors(folder: Path, models: Mapping[str, Any]) -> None:
         own = {key: tensor for key, tensor in tensors.items() if key.removeprefix(f"{prefix}.") not in shared}
         base = {key.removeprefix(f"{prefix}."): tensor for key, tensor in tensors.items() if key not in own}
         save_file(own, folder / f"{name}.safetensors", metadata={"format": "pt"})
-        save_file(base, folder / BASE, metadata={"format": "pt", PREFIX: prefix})
+        save_file(base, folder / BASE, metadata={PREFIX: prefix})  # one entry: several come in any order
 
 
 def _require_sensitive(case: EncoderGolden, name: str, model: Any, batch: Batch, expected: Answers) -> None:

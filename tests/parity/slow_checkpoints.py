@@ -115,16 +115,17 @@ def _wordpiece(*special: str) -> Callable[[Path], Files]:
     return lambda _: words(*special, *_WORDS)
 
 
-def _byte_level(*first: str, last: tuple[str, ...] = ()) -> Callable[[Path], Files]:
+def byte_level(*first: str, last: tuple[str, ...] = ()) -> Callable[[Path], Files]:
     return lambda _: pairs([*first, *ALPHABET, *_JOINED, *last], _MERGES)
 
 
-def _trained(name: str, **options: Any) -> Callable[[Path], Files]:
-    """A SentencePiece model learned on the spot, of 700 pieces."""
+def trained(name: str, *, english: bool = True, **options: Any) -> Callable[[Path], Files]:
+    """A SentencePiece model learned on the spot, of 700 pieces, from English and other text or without the English."""
 
     def files(folder: Path) -> Files:
         corpus, prefix = folder / "corpus.txt", folder / "trained"
-        corpus.write_text("\n".join([*evaluation_text().splitlines(), *_FOREIGN * 5]), encoding="utf-8")
+        lines = [*evaluation_text().splitlines(), *_FOREIGN * 5] if english else _FOREIGN * 20
+        corpus.write_text("\n".join(lines), encoding="utf-8")
         defaults = {"vocab_size": 700, "character_coverage": 0.9995, "hard_vocab_limit": False, "minloglevel": 2}
         sentencepiece.SentencePieceTrainer.Train(
             input=str(corpus), model_prefix=str(prefix), **{**defaults, "model_type": "unigram", **options}
@@ -134,10 +135,10 @@ def _trained(name: str, **options: Any) -> Callable[[Path], Files]:
     return files
 
 
-_roberta = _byte_level(*_FAIRSEQ, last=("<mask>",))
-_qwen = _byte_level()
-_xlm_roberta = _trained("sentencepiece.bpe.model")
-_albert = _trained(
+_roberta = byte_level(*_FAIRSEQ, last=("<mask>",))
+_qwen = byte_level()
+_xlm_roberta = trained("sentencepiece.bpe.model")
+_albert = trained(
     "spiece.model",
     pad_id=0,
     unk_id=1,
@@ -146,7 +147,7 @@ _albert = _trained(
     control_symbols=["[CLS]", "[SEP]", "[MASK]"],
     user_defined_symbols=["(", ")"],
 )
-_deberta_v2 = _trained(
+_deberta_v2 = trained(
     "spm.model",
     pad_id=0,
     bos_id=1,
@@ -157,8 +158,8 @@ _deberta_v2 = _trained(
     eos_piece="[SEP]",
     unk_piece="[UNK]",
 )
-_t5 = _trained("spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
-_llama = _trained(
+_t5 = trained("spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+_llama = trained(
     "tokenizer.model",
     vocab_size=900,
     model_type="bpe",
@@ -196,15 +197,15 @@ CHECKPOINTS = {
         "roberta", _roberta, {}, {"special_tokens_map.json": {"mask_token": {**added("<mask>", lstrip=True)}}}
     ),
     "bart": Slow("bart", _roberta),
-    "gpt2": Slow("gpt2", _byte_level(last=("<|endoftext|>",)), {"add_bos_token": True}),
-    "deberta": Slow("deberta", _byte_level("[PAD]", "[CLS]", "[SEP]", "[UNK]", last=("[MASK]",))),
+    "gpt2": Slow("gpt2", byte_level(last=("<|endoftext|>",)), {"add_bos_token": True}),
+    "deberta": Slow("deberta", byte_level("[PAD]", "[CLS]", "[SEP]", "[UNK]", last=("[MASK]",))),
     "qwen2": Slow(
         "qwen2",
         _qwen,
         {"tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": _ends, "eos_token": "<|im_end|>", "bos_token": None},
     ),
     "xlm-roberta": Slow("xlm-roberta", _xlm_roberta),
-    "camembert": Slow("camembert", _trained("sentencepiece.bpe.model"), {"tokenizer_class": "CamembertTokenizer"}),
+    "camembert": Slow("camembert", trained("sentencepiece.bpe.model"), {"tokenizer_class": "CamembertTokenizer"}),
     "albert": Slow("albert", _albert),
     "albert-cased": Slow("albert", _albert, {"do_lower_case": False, "keep_accents": True}),
     "deberta-v2": Slow("deberta-v2", _deberta_v2, {"do_lower_case": False, "vocab_type": "spm"}),

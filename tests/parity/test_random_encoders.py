@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgelm.package import Manifest
+from edgelm_export.checkpoint import open_checkpoint
+from edgelm_export.model import understand
 from tests.architectures.encoder_configs import (
     TWO_HEADED,
     encoder_cases,
@@ -45,6 +48,7 @@ class Pair:
     """A checkpoint on both sides, and a ragged batch with the reference's answers."""
 
     case: Case
+    folder: Path
     reference: Any
     manifest: Manifest
     session: Any
@@ -67,7 +71,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         pad_token_id=reference.config.pad_token_id or 0,
         seed=seed,
     )
-    return Pair(case, reference, package.manifest, graph(package), batch, answers(reference, batch))
+    return Pair(case, folder, reference, package.manifest, graph(package), batch, answers(reference, batch))
 
 
 def test_every_output_of_a_padded_batch_is_equal(pair: Pair) -> None:
@@ -84,6 +88,13 @@ def test_the_checkpoint_is_exported_for_what_its_class_was_trained_for(pair: Pai
     wanted = {**encoder_classes(model_type), **TWO_HEADED.get(model_type, {})}[class_name]
     assert pair.manifest.task in (wanted, "reranking" if len(pair.manifest.encoder_facts.labels) == 1 else wanted)
     assert pair.manifest.encoder_facts.token_types == takes_types(pair.reference)
+
+
+def test_the_config_that_transformers_writes_says_the_same(pair: Pair) -> None:
+    """All keys spelled out, in the words of this version."""
+    ours, theirs = (understand(open_checkpoint(pair.folder / name)) for name in ("checkpoint", "saved"))
+    assert theirs.config == ours.config
+    assert (theirs.notes, theirs.task) == ((), ours.task)
 
 
 def _compare(pair: Pair, batch: Batch) -> None:

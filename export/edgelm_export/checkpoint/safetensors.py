@@ -69,7 +69,7 @@ def open_hub_folder(folder: Path) -> Checkpoint:
     def tokenizer_files() -> dict[str, bytes]:
         found = {file.name: read_bytes(file, _MAX_TOKENIZER_BYTES) for file in texts}
         if slow:
-            found["tokenizer.json"] = convert(folder, found | {file.name: read_bytes(file) for file in slow}, config)
+            found |= convert(folder, found | {file.name: read_bytes(file) for file in slow}, config)
         return found
 
     return Checkpoint("hf", config, generation, tensors, tuple(files), tokenizer_files)

@@ -1,4 +1,4 @@
-"""The files of a slow tokenizer in, the content of tokenizer.json out, with the ids the model was trained with.
+"""The files of a slow tokenizer in, tokenizer.json out, with the ids the model was trained with.
 
 A slow tokenizer is a vocabulary (vocab.txt, vocab.json with merges.txt, or a SentencePiece model) whose meaning a class
 of transformers knows. `FAMILIES` holds those classes; the rest of the format is in the files beside this one.
@@ -14,17 +14,20 @@ from typing import Any
 
 from edgelm.errors import CorruptFile, UnsupportedConfig
 from edgelm_export.checkpoint import slow_tokenizer_families as families
+from edgelm_export.checkpoint import slow_tokenizer_seq2seq as seq2seq
 from edgelm_export.checkpoint.files import shown
 from edgelm_export.checkpoint.slow_tokenizer_files import SENTENCEPIECE_FILES, SlowFiles, open_slow_files
-from edgelm_export.checkpoint.slow_tokenizer_parts import Named, Parts
-from edgelm_export.checkpoint.slow_tokenizer_tokens import Token, place, read_tokens
+from edgelm_export.checkpoint.slow_tokenizer_parts import Parts
+from edgelm_export.checkpoint.slow_tokenizer_tokens import Token, Tokens, place, read_tokens
 from edgelm_export.checkpoint.tokenizer_parts import Json, Step, Text, template, tokenizer_json
 
 VOCABULARIES = ("vocab.txt", "vocab.json", *SENTENCEPIECE_FILES)
-SLOW_FILES = (*VOCABULARIES, "merges.txt", "added_tokens.json")  # what is read beside tokenizer_config.json
+# What is read beside tokenizer_config.json.
+SLOW_FILES = (*VOCABULARIES, "merges.txt", "added_tokens.json", "source.spm", "target.spm", "target_vocab.json")
 
 # Name -> the token and its id; raises where there is none.
 _Lookup = Callable[[str], tuple[str, int]]
+_Builder = Callable[[SlowFiles, Tokens], Parts]
 
 
 @dataclass(frozen=True)
@@ -32,18 +35,22 @@ class Family:
     """A tokenizer class of transformers. `single` and `pair` are the special tokens by name, around the texts A and B.
 
     A step is a name or a text, with its type id after a colon where that is not 0; "bos?" counts where the setting
-    add_bos_token says so, "bos!" unless it says no.
+    add_bos_token says so, "bos!" unless it says no; "src_lang" is the language of the setting.
     """
 
-    build: Callable[[SlowFiles, Named], Parts]
+    build: _Builder
     single: str
     pair: str
     tokens: Mapping[str, Token] = field(default_factory=dict)  # where the files are silent
     trimmed: bool = False  # RoBERTa's own instead: two separators between the texts, offsets without spaces
+    language: str = ""  # what src_lang is where the files are silent
+    spelled: str = "{}"  # how a language is spelled as a token
+    legacy: str = ""  # instead of `single` where legacy_behaviour says so
+    target: _Builder | None = None  # for target text, where that is cut otherwise
 
 
-def convert(folder: Path, content: Mapping[str, bytes], config: Mapping[str, Any]) -> bytes:
-    """Builds tokenizer.json.
+def convert(folder: Path, content: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[str, bytes]:
+    """Builds tokenizer.json, and tokenizer_target.json where target text is cut otherwise: name -> content.
 
     Args:
         folder: for messages.
@@ -56,23 +63,33 @@ def convert(folder: Path, content: Mapping[str, bytes], config: Mapping[str, Any
     """
     files = open_slow_files(folder, content)
     family = _family(files, config)
+    texts = {"tokenizer.json": _build(files, family, family.build, config.get("vocab_size"))}
+    if family.target is not None:
+        size = config.get("decoder_vocab_size", config.get("vocab_size"))
+        texts["tokenizer_target.json"] = _build(files, family, family.target, size)
+    return texts
+
+
+def _build(files: SlowFiles, family: Family, build: _Builder, size: Any) -> bytes:
     tokens = read_tokens(files, family.tokens)
-    parts = family.build(files, tokens.named)
-    size = config.get("vocab_size")
+    parts = build(files, tokens)
     limit = size if type(size) is int else None
-    added, ids = place(folder / "tokenizer_config.json", tokens, parts.matched, parts.index, limit)
+    added, ids = place(files.folder / "tokenizer_config.json", tokens, parts.matched, parts.index, limit)
+    named = dict(tokens.named)
+    if family.language:
+        named["src_lang"] = Token(family.spelled.format(files.setting("src_lang", family.language)))
 
     def lookup(name: str) -> tuple[str, int]:
-        token = tokens.named.get(name)
+        token = named.get(name)
         if token is None or token.content not in ids:
             what = f"there is no {name}" if token is None else f"{name} {shown(token.content)} is not in the vocabulary"
             raise CorruptFile(
-                f"{folder}: {what}, and this tokenizer class puts it around every text; name the right one in "
+                f"{files.folder}: {what}, and this tokenizer class puts it around every text; name the right one in "
                 "tokenizer_config.json"
             )
         return token.content, ids[token.content]
 
-    around = _trimmed(files, lookup) if family.trimmed else _around(files, family, tokens.named, lookup)
+    around = _trimmed(files, lookup) if family.trimmed else _around(files, family, tokens, lookup)
     return tokenizer_json(
         {
             "normalizer": parts.normalizer,
@@ -101,7 +118,7 @@ def _family(files: SlowFiles, config: Mapping[str, Any]) -> Family:
     return FAMILIES[name]
 
 
-def _around(files: SlowFiles, family: Family, named: Named, lookup: _Lookup) -> Json | None:
+def _around(files: SlowFiles, family: Family, tokens: Tokens, lookup: _Lookup) -> Json | None:
     ids: dict[str, int] = {}
 
     def steps(spec: str) -> list[Step]:
@@ -111,14 +128,15 @@ def _around(files: SlowFiles, family: Family, named: Named, lookup: _Lookup) -> 
             if what in ("A", "B"):
                 found.append((Text(what), int(type_id or 0)))
                 continue
-            name = what.rstrip("?!") + "_token"
-            if what[-1] in "?!" and not (name in named and files.setting(f"add_{name}", what.endswith("!"))):
+            name = what if what == "src_lang" else what.rstrip("?!") + "_token"
+            if what[-1] in "?!" and not (name in tokens.named and files.setting(f"add_{name}", what.endswith("!"))):
                 continue
             token, ids[token] = lookup(name)
             found.append((token, int(type_id or 0)))
         return found
 
-    single, pair = steps(family.single), steps(family.pair)
+    legacy = family.legacy if files.setting("legacy_behaviour", False) else ""
+    single, pair = steps(legacy or family.single), steps(legacy.replace("A", "A B") or family.pair)
     return template(single, pair, ids) if ids else None
 
 
@@ -150,8 +168,13 @@ _BERT = ("cls A sep", "cls A sep B:1 sep:1")
 _TWO_ENDS = ("bos A eos", "bos A eos eos B eos")
 _BY_FLAGS = ("bos? A eos?", "bos? A eos? bos?:1 B:1 eos?:1")
 
+_EOS = ("A eos", "A B eos")
+_SOURCE_FIRST = ("src_lang A eos", "src_lang A B eos")
+_SOURCE_LAST = ("A eos src_lang", "A B eos src_lang")
+
 _bert = Family(families.word_piece, *_BERT, _BERT_TOKENS)
 _roberta = Family(families.gpt2, "", "", _FAIRSEQ_TOKENS, trimmed=True)
+_t5 = Family(families.t5, "A eos", "A eos B eos", _tokens(eos="</s>", unk="<unk>", pad="<pad>"))
 
 # Class -> how to read it. transformers' names, without Fast.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -170,7 +193,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         ),
         "XLMRobertaTokenizer": Family(families.xlm_roberta, *_TWO_ENDS, _FAIRSEQ_TOKENS),
         "CamembertTokenizer": Family(families.camembert, *_TWO_ENDS, _FAIRSEQ_TOKENS),
-        "T5Tokenizer": Family(families.t5, "A eos", "A eos B eos", _tokens(eos="</s>", unk="<unk>", pad="<pad>")),
+        "T5Tokenizer": _t5,
+        "MT5Tokenizer": _t5,
         "GPT2Tokenizer": Family(
             families.gpt2, *_BY_FLAGS, _tokens(bos="<|endoftext|>", eos="<|endoftext|>", unk="<|endoftext|>")
         ),
@@ -180,6 +204,29 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         # A text starts with bos, as the models were trained; transformers 5 wants add_bos_token to say so.
         "LlamaTokenizer": Family(
             families.llama, "bos! A eos?", "bos! A eos? bos!:1 B:1 eos?:1", _tokens(bos="<s>", eos="</s>", unk="<unk>")
+        ),
+        "MBartTokenizer": Family(seq2seq.mbart, *_SOURCE_LAST, _FAIRSEQ_TOKENS, language="en_XX"),
+        "MBart50Tokenizer": Family(seq2seq.mbart50, *_SOURCE_FIRST, _FAIRSEQ_TOKENS, language="en_XX"),
+        "NllbTokenizer": Family(
+            seq2seq.nllb, *_SOURCE_FIRST, _FAIRSEQ_TOKENS, language="eng_Latn", legacy="A eos src_lang"
+        ),
+        "M2M100Tokenizer": Family(
+            seq2seq.m2m_100,
+            *_SOURCE_FIRST,
+            _tokens(bos="<s>", eos="</s>", sep="</s>", pad="<pad>", unk="<unk>"),
+            language="en",
+            spelled="__{}__",
+        ),
+        "MarianTokenizer": Family(
+            seq2seq.marian, *_EOS, _tokens(eos="</s>", unk="<unk>", pad="<pad>"), target=seq2seq.marian_target
+        ),
+        "PegasusTokenizer": Family(
+            seq2seq.pegasus, *_EOS, _tokens(eos="</s>", unk="<unk>", pad="<pad>", mask="<mask_2>")
+        ),
+        # transformers 5 forgets eos.
+        "BlenderbotTokenizer": Family(families.blenderbot, *_EOS, _FAIRSEQ_TOKENS),
+        "BlenderbotSmallTokenizer": Family(
+            seq2seq.blenderbot_small, "", "", _tokens(bos="__start__", eos="__end__", unk="__unk__", pad="__null__")
         ),
     }
 )
@@ -193,6 +240,8 @@ MODEL_TYPES: Mapping[str, str] = MappingProxyType(
         "albert": "AlbertTokenizer",
         "bart": "BartTokenizer",
         "bert": "BertTokenizer",
+        "blenderbot": "BlenderbotTokenizer",
+        "blenderbot-small": "BlenderbotSmallTokenizer",
         "camembert": "CamembertTokenizer",
         "deberta": "DebertaTokenizer",
         "deberta-v2": "DebertaV2Tokenizer",
@@ -200,13 +249,19 @@ MODEL_TYPES: Mapping[str, str] = MappingProxyType(
         "electra": "ElectraTokenizer",
         "gpt2": "GPT2Tokenizer",
         "llama": "LlamaTokenizer",
+        "longt5": "T5Tokenizer",
+        "m2m_100": "M2M100Tokenizer",
+        "marian": "MarianTokenizer",
+        "mbart": "MBartTokenizer",
         "mistral": "LlamaTokenizer",
         "mpnet": "MPNetTokenizer",
         "mt5": "T5Tokenizer",
+        "pegasus": "PegasusTokenizer",
         "qwen2": "Qwen2Tokenizer",
         "qwen3": "Qwen2Tokenizer",
         "roberta": "RobertaTokenizer",
         "t5": "T5Tokenizer",
+        "umt5": "T5Tokenizer",
         "xlm-roberta": "XLMRobertaTokenizer",
     }
 )

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgelm_export.checkpoint.files import corrupt, shown
+from edgelm_export.checkpoint.files import corrupt
 from edgelm_export.checkpoint.gguf_pre_tokenizers import PRE_TOKENIZERS, split_json
 from edgelm_export.checkpoint.sentencepiece_model import Algorithm, PieceType
 from edgelm_export.checkpoint.slow_tokenizer_files import SlowFiles
 from edgelm_export.checkpoint.slow_tokenizer_parts import (
-    Named,
     Parts,
     characters,
     check_algorithm,
@@ -23,8 +22,10 @@ from edgelm_export.checkpoint.slow_tokenizer_parts import (
     scored,
     special_text,
     unigram_model,
+    unknown_token,
     unscored,
 )
+from edgelm_export.checkpoint.slow_tokenizer_tokens import Tokens
 from edgelm_export.checkpoint.tokenizer_parts import (
     WORDPIECE_DECODER,
     Json,
@@ -41,12 +42,10 @@ from edgelm_export.checkpoint.tokenizer_parts import (
 )
 
 
-def word_piece(files: SlowFiles, named: Named) -> Parts:
+def word_piece(files: SlowFiles, tokens: Tokens) -> Parts:
     """BERT and those who took its vocabulary."""
     index = files.words()
-    unknown = special_text(files, named, "unk_token")
-    if unknown not in index:
-        raise corrupt(files.folder / "vocab.txt", f"lacks the unknown token {shown(unknown)}")
+    unknown = unknown_token(files, tokens, "vocab.txt", index)
     accents = files.settings.get("strip_accents")
     return Parts(
         model=wordpiece(index, unknown),
@@ -61,35 +60,40 @@ def word_piece(files: SlowFiles, named: Named) -> Parts:
     )
 
 
-def gpt2(files: SlowFiles, named: Named) -> Parts:
+def gpt2(files: SlowFiles, tokens: Tokens) -> Parts:
     """Byte-level BPE cut as GPT-2 does: gpt2, roberta, bart, deberta."""
     prefix = files.setting("add_prefix_space", False)
     return _byte_level(files, None, byte_level(prefix=prefix))
 
 
-def qwen2(files: SlowFiles, named: Named) -> Parts:
+def blenderbot(files: SlowFiles, tokens: Tokens) -> Parts:
+    """The same, with a space before the text: so it was trained, though transformers 4 wants add_prefix_space to say so."""
+    return _byte_level(files, None, byte_level(prefix=files.setting("add_prefix_space", True)))
+
+
+def qwen2(files: SlowFiles, tokens: Tokens) -> Parts:
     """Byte-level BPE with a pattern of its own; characters are composed first."""
     prefix = files.setting("add_prefix_space", False)
     return _byte_level(files, {"type": "NFC"}, split_json(PRE_TOKENIZERS["qwen2"], prefix=prefix))
 
 
-def xlm_roberta(files: SlowFiles, named: Named) -> Parts:
+def xlm_roberta(files: SlowFiles, tokens: Tokens) -> Parts:
     """The ids are fairseq's: its four special tokens stand in the place of SentencePiece's three, and a mask at the end."""
     model = unigram_model(files, "sentencepiece.bpe.model", at_least=3)
-    special = [special_text(files, named, f"{name}_token") for name in ("bos", "pad", "eos", "unk")]
-    vocabulary = [*unscored(*special), *scored(model)[3:], *unscored(special_text(files, named, "mask_token"))]
+    special = [special_text(files, tokens, f"{name}_token") for name in ("bos", "pad", "eos", "unk")]
+    vocabulary = [*unscored(*special), *scored(model)[3:], *unscored(special_text(files, tokens, "mask_token"))]
     return likeliest(files, model, vocabulary, 3, characters(model))
 
 
-def camembert(files: SlowFiles, named: Named) -> Parts:
+def camembert(files: SlowFiles, tokens: Tokens) -> Parts:
     """As fairseq wrote them: five tokens before SentencePiece's own, of which only two are ever used."""
     model = unigram_model(files, "sentencepiece.bpe.model", at_least=1)
-    pad, unknown, mask = (special_text(files, named, f"{name}_token") for name in ("pad", "unk", "mask"))
+    pad, unknown, mask = (special_text(files, tokens, f"{name}_token") for name in ("pad", "unk", "mask"))
     head = [*unscored("<s>NOTUSED", pad, "</s>NOTUSED", unknown), ("<unk>NOTUSED", -100.0)]
     return likeliest(files, model, [*head, *scored(model)[1:], *unscored(mask)], 3, characters(model))
 
 
-def albert(files: SlowFiles, named: Named) -> Parts:
+def albert(files: SlowFiles, tokens: Tokens) -> Parts:
     """Quotation marks are made one kind; letters lose accents and case unless the settings keep them."""
     model = unigram_model(files, "spiece.model")
     steps = [replace("``", '"'), replace("''", '"')]
@@ -101,7 +105,7 @@ def albert(files: SlowFiles, named: Named) -> Parts:
     return likeliest(files, model, scored(model), model.unknown, [*steps, *characters(model)])
 
 
-def deberta_v2(files: SlowFiles, named: Named) -> Parts:
+def deberta_v2(files: SlowFiles, tokens: Tokens) -> Parts:
     """Versions 2 and 3 of DeBERTa."""
     model = unigram_model(files, "spm.model")
     # As SentencePiece read the training text: its own table, then spaces. transformers 5 puts NFC for the table.
@@ -121,7 +125,7 @@ def deberta_v2(files: SlowFiles, named: Named) -> Parts:
     )
 
 
-def t5(files: SlowFiles, named: Named) -> Parts:
+def t5(files: SlowFiles, tokens: Tokens) -> Parts:
     """After SentencePiece's pieces come the sentinels <extra_id_N>, the last one first."""
     model = unigram_model(files, "spiece.model")
     count = files.setting("extra_ids", 100)
@@ -133,7 +137,7 @@ def t5(files: SlowFiles, named: Named) -> Parts:
     return likeliest(files, model, vocabulary, model.unknown, characters(model), sentinels)
 
 
-def llama(files: SlowFiles, named: Named) -> Parts:
+def llama(files: SlowFiles, tokens: Tokens) -> Parts:
     """SentencePiece BPE: the best-scored pair merges first, characters outside the vocabulary become bytes."""
     model = files.sentencepiece("tokenizer.model")
     check_algorithm(files, model, Algorithm.BPE)

@@ -73,20 +73,38 @@ class SlowFiles:
         Raises:
             CorruptFile: one is missing or empty, ids are no row of numbers from 0, a merge names an unknown token.
         """
-        file = self._file("vocab.json")
-        index = _texts(file, parse_object(file, self.content[file.name], _no_duplicates(file)))
+        index, lines = self.ids("vocab.json"), self.merges()
+
+        def refuse(what: str) -> Any:
+            raise corrupt(self.folder / "merges.txt", what)
+
+        return index, split_merges(lines, index, refuse)
+
+    def ids(self, name: str) -> dict[str, int]:
+        """Token -> id of a JSON file.
+
+        Raises:
+            CorruptFile: it is missing or empty, or its ids are no row of numbers from 0.
+        """
+        file = self._file(name)
+        index = _texts(file, parse_object(file, self.content[name], _no_duplicates(file)))
         _check_ids(file, index)
+        return index
+
+    def merges(self) -> list[str]:
+        """The lines of merges.txt, best first.
+
+        Raises:
+            CorruptFile: it is missing, is no UTF-8, or lists a merge twice.
+        """
         file, text = self._text("merges.txt")
         lines = [line.rstrip("\r") for line in text.split("\n")]
         lines = [line for line in lines if line and not line.startswith("#version")]
-
-        def refuse(what: str) -> Any:
-            raise corrupt(file, what)
-
         if len(set(lines)) != len(lines):
             seen: set[str] = set()
-            refuse(f"lists {shown(next(line for line in lines if line in seen or seen.add(line)))} twice")
-        return index, split_merges(lines, index, refuse)
+            twice = next(line for line in lines if line in seen or seen.add(line))
+            raise corrupt(file, f"lists {shown(twice)} twice")
+        return lines
 
     def sentencepiece(self, own: str) -> SentencePieceModel:
         """The SentencePiece model, under the name that its class gives it or another.

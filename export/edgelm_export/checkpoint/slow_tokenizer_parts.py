@@ -12,10 +12,9 @@ from edgelm.errors import UnsupportedConfig
 from edgelm_export.checkpoint.files import corrupt, shown
 from edgelm_export.checkpoint.sentencepiece_model import Algorithm, PieceType, SentencePieceModel
 from edgelm_export.checkpoint.slow_tokenizer_files import SlowFiles
-from edgelm_export.checkpoint.slow_tokenizer_tokens import Token
+from edgelm_export.checkpoint.slow_tokenizer_tokens import Tokens
 from edgelm_export.checkpoint.tokenizer_parts import Json, metaspace, precompiled, sequence, unigram
 
-Named = Mapping[str, Token]
 Pieces = Sequence[tuple[str, float]]
 
 
@@ -66,16 +65,17 @@ def unigram_model(files: SlowFiles, name: str, at_least: int = 1) -> SentencePie
     return model
 
 
-def check_algorithm(files: SlowFiles, model: SentencePieceModel, wanted: Algorithm) -> None:
+def check_algorithm(files: SlowFiles, model: SentencePieceModel, *wanted: Algorithm) -> None:
     """Refuses a model of another kind.
 
     Raises:
         UnsupportedConfig: it is of another kind.
     """
-    if model.algorithm != wanted:
+    if model.algorithm not in wanted:
+        kinds = " or ".join(kind.name for kind in wanted)
         raise UnsupportedConfig(
             f"{files.folder}: its SentencePiece model is of the kind {model.algorithm.name}, and this tokenizer class "
-            f"goes with {wanted.name}; name the right tokenizer_class in tokenizer_config.json, or save the tokenizer "
+            f"goes with {kinds}; name the right tokenizer_class in tokenizer_config.json, or save the tokenizer "
             "in its fast form into that folder"
         )
 
@@ -114,15 +114,28 @@ def index_of(files: SlowFiles, vocabulary: Pieces) -> dict[str, int]:
     return index
 
 
-def special_text(files: SlowFiles, named: Named, name: str) -> str:
+def special_text(files: SlowFiles, tokens: Tokens, name: str) -> str:
     """A special token that the vocabulary cannot do without; settings can take it away.
 
     Raises:
         UnsupportedConfig: they do.
     """
-    token = named.get(name)
+    token = tokens.named.get(name)
     if token is None:
         raise UnsupportedConfig(
             f"{files.folder / 'tokenizer_config.json'}: {name} is null, and this tokenizer class needs one; name it"
         )
     return token.content
+
+
+def unknown_token(files: SlowFiles, tokens: Tokens, name: str, index: Mapping[str, int]) -> str:
+    """The token for what is not in the vocabulary, which must be in it itself; `name` is the vocabulary's file.
+
+    Raises:
+        UnsupportedConfig: settings take it away.
+        CorruptFile: it is not in the vocabulary.
+    """
+    unknown = special_text(files, tokens, "unk_token")
+    if unknown not in index:
+        raise corrupt(files.folder / name, f"lacks the unknown token {shown(unknown)}")
+    return unknown

@@ -38,6 +38,11 @@ class Tokens:
     declared: Mapping[int, Token]
     others: tuple[Token, ...]
 
+    @property
+    def texts(self) -> frozenset[str]:
+        """How they are spelled, all of them."""
+        return frozenset(token.content for token in (*self.named.values(), *self.declared.values(), *self.others))
+
 
 def read_tokens(files: SlowFiles, defaults: Mapping[str, Token]) -> Tokens:
     """The tokens the files name; `defaults` are those of the class, where the files are silent.
