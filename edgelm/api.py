@@ -52,9 +52,10 @@ def load(package: str | Path, device: str = "auto", threads: int | None = None, 
     from edgelm.providers import find_provider
     from edgelm.text_encoding import EncoderModel
     from edgelm.text_generation import DecoderModel
+    from edgelm.text_to_text import Seq2SeqModel
 
     opened = Package.open(find_package(package))
-    kinds = {"decoder": DecoderModel, "encoder": EncoderModel}
+    kinds = {"decoder": DecoderModel, "encoder": EncoderModel, "encoder-decoder": Seq2SeqModel}
     family = opened.manifest.family
     if family not in kinds:
         raise ManifestError(f"{opened.path} is of family {family!r}; this edgelm runs {' and '.join(kinds)}, update it")

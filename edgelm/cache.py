@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,24 @@ from edgelm.signature import CacheGeometry
 
 _SMALLEST_BUCKET = 256
 
+# Stands for the row that `copies` may use besides those it reorders.
+SPARE = -1
+
 
 class StaticKVCache:
     """Keys and values of a batch of sequences.
 
-    Each layer has two buffers [batch, num_key_value_heads, max_length, head_dim]; the first `lengths[row]` positions of a row are valid.
+    Each layer has two buffers [rows, num_key_value_heads, max_length, head_dim]; the first `lengths[row]` positions of a
+    row are valid. There may be more rows in the buffers than `lengths` has: they are room for sequences to come.
     """
 
     def __init__(self, geometry: CacheGeometry, batch: int, limit: int) -> None:
         """Allocates nothing yet; `limit` is the most positions a row may ever take."""
         self._geometry = geometry
-        self._limit = limit
+        self.limit = limit
         self._buffers: list[NDArray[Any]] = []
+        # How many positions at the beginning two rows have in common, because one was made from the other.
+        self._shared = np.zeros((batch, batch), np.int64)
         self.lengths = [0] * batch
         self.max_length = 0
         self.reserve(1)
@@ -44,15 +50,15 @@ class StaticKVCache:
         """
         if length <= self.max_length:
             return False
-        if length > self._limit:
+        if length > self.limit:
             raise ContextOverflow(
-                f"{length} positions are needed and this model was loaded for {self._limit}; "
+                f"{length} positions are needed and this model was loaded for {self.limit}; "
                 "shorten the input, or load it with a larger max_length"
             )
         capacity = max(_SMALLEST_BUCKET, self.max_length)
         while capacity < length:
             capacity *= 2
-        self._grow(min(capacity, self._limit))
+        self._rebuild(list(range(len(self.lengths))), min(capacity, self.limit))
         return True
 
     def advance(self, row: int, count: int) -> None:
@@ -62,18 +68,22 @@ class StaticKVCache:
     def truncate(self, row: int, length: int) -> None:
         """Forgets what lies beyond `length`; nothing needs clearing, the next step overwrites it."""
         self.lengths[row] = min(self.lengths[row], length)
+        self._shared[row] = np.minimum(self._shared[row], length)
+        self._shared[:, row] = self._shared[row]
 
-    def move(self, source: int, target: int) -> None:
-        """Copies a row's valid positions over another row."""
-        length = self.lengths[source]
-        for array in self._buffers:
-            array[target, :, :length] = array[source, :, :length]
-        self.lengths[target] = length
+    def reorder(self, parents: Sequence[int]) -> None:
+        """Row i goes on from what row parents[i] holds; the batch becomes len(parents) rows.
 
-    def shrink(self, batch: int) -> None:
-        """Drops the rows from `batch` on; the others stay where they are."""
-        self._buffers = [array[:batch] for array in self._buffers]
-        del self.lengths[batch:]
+        Copied is only what differs: rows whose parent is another row, from the first position on in which both differ.
+        """
+        if len(parents) > len(self._buffers[0]):
+            self._rebuild(parents, self.max_length)
+        else:
+            self._copy_rows({row: parent for row, parent in enumerate(parents) if row != parent})
+        self.lengths = [self.lengths[parent] for parent in parents]
+        index = np.array(parents, np.intp)
+        siblings = index[:, None] == index
+        self._shared = np.where(siblings, np.array(self.lengths), self._shared[index[:, None], index])
 
     def rows(self, start: int, stop: int) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]:
         """Inputs and outputs to bind for these rows: views of the same memory, since the program updates them in place."""
@@ -84,16 +94,52 @@ class StaticKVCache:
             inputs[signature.past(layer, kind)] = outputs[signature.present(layer, kind)] = array[start:stop]
         return inputs, outputs
 
-    def _grow(self, capacity: int) -> None:
-        g, valid = self._geometry, max(self.lengths)
-        shape = (len(self.lengths), g.num_key_value_heads, capacity, g.head_dim)
-        old = self._buffers or [np.empty((len(self.lengths), g.num_key_value_heads, 0, g.head_dim), g.dtype)] * (
-            2 * g.num_layers
-        )
-        grown: list[NDArray[Any]] = []
-        for array in old:
-            larger = buffer(shape, g.dtype)
-            larger[:, :, :valid] = array[:, :, :valid]
-            grown.append(larger)
-        self._buffers = grown
+    def _copy_rows(self, parents: Mapping[int, int]) -> None:
+        spare: list[NDArray[Any]] = []
+        for source, target in copies(parents):
+            if target == SPARE:
+                spare = [array[source, :, : self.lengths[source]].copy() for array in self._buffers]
+                continue
+            parent = parents[target]
+            begin = self._shared[target, parent] if target < len(self.lengths) else 0
+            end = self.lengths[parent]
+            for position, array in enumerate(self._buffers):
+                held = spare[position] if source == SPARE else array[source]
+                array[target, :, begin:end] = held[:, begin:end]
+
+    def _rebuild(self, parents: Sequence[int], capacity: int) -> None:
+        """New buffers of `capacity` positions, whose rows hold what their parents did."""
+        g, longest = self._geometry, max(self.lengths)
+        shape = (len(parents), g.num_key_value_heads, capacity, g.head_dim)
+        rebuilt = [buffer(shape, g.dtype) for _ in range(2 * g.num_layers)]
+        for old, new in zip(self._buffers, rebuilt, strict=False):
+            for row, parent in enumerate(parents):
+                new[row, :, :longest] = old[parent, :, :longest]
+        self._buffers = rebuilt
         self.max_length = capacity
+
+
+def copies(parents: Mapping[int, int]) -> Iterator[tuple[int, int]]:
+    """(source, target) of copies that give each row (key) the contents of another (value), in an order that works.
+
+    No row is overwritten before all who want its contents have them. Rows that only wait for each other take a detour
+    over SPARE, one at a time.
+    """
+    waiting = dict(parents)
+    readers = {row: 0 for row in [*parents, *parents.values()]}
+    for parent in parents.values():
+        readers[parent] += 1
+    free = [row for row in waiting if not readers[row]]
+    moved: dict[int, int] = {}  # where the contents of a row are now, if not in it
+    while waiting:
+        if not free:
+            row = next(iter(waiting))
+            yield row, SPARE
+            moved = {row: SPARE}
+            free.append(row)
+        target = free.pop()
+        parent = waiting.pop(target)
+        yield moved.get(parent, parent), target
+        readers[parent] -= 1
+        if parent in waiting and not readers[parent] and parent not in moved:
+            free.append(parent)

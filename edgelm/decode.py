@@ -1,8 +1,9 @@
-"""The loop on token ids: prefill, decode step. One batch of sequences on one cache; text, samplers and stopping live above."""
+"""One batch of sequences on one cache: prefill, decode step, reorder. Ids in, logits out; which ids, and until when, is search.py's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +19,54 @@ Logits = NDArray[np.float32]
 PREFILL_CHUNK = 512
 
 
+class Memory(Protocol):
+    """What rows read besides their cache, such as an encoder's output (memory.py)."""
+
+    def inputs(self, start: int, stop: int) -> Mapping[str, NDArray[Any]]:
+        """What to bind for these rows, by the name of the input; it must stay in place until `reorder`."""
+        ...
+
+    def reorder(self, parents: Sequence[int]) -> bool:
+        """Row i reads from now on what row parents[i] read; returns whether that must be bound anew."""
+        ...
+
+
 class Decoder:
     """Sequences being decoded together: a program, its cache, and buffers bound once and written in place."""
 
-    def __init__(self, program: Program, geometry: CacheGeometry, vocab_size: int, *, batch: int, limit: int) -> None:
+    def __init__(
+        self,
+        program: Program,
+        geometry: CacheGeometry,
+        vocab_size: int,
+        *,
+        batch: int,
+        limit: int,
+        memory: Memory | None = None,
+    ) -> None:
         self._program = program
-        self._vocab_size = vocab_size
-        self.cache = StaticKVCache(geometry, batch, limit)
+        self._memory = memory
         self._step: _Call | None = None
+        self.vocab_size = vocab_size
+        self.cache = StaticKVCache(geometry, batch, limit)
 
     @property
     def batch(self) -> int:
         """Sequences still in the batch."""
         return len(self.cache.lengths)
+
+    @property
+    def limit(self) -> int:
+        """Most positions a row may take."""
+        return self.cache.limit
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, Logits]]:
+        """Feeds every row its prompt; gives (row, logits [vocab_size] after its last token) as they are done."""
+        if len(prompts) > 1 and all(len(ids) == 1 for ids in prompts):
+            yield from enumerate(self.step([ids[0] for ids in prompts]))
+            return
+        for row, ids in enumerate(prompts):
+            yield row, self.prefill(row, ids)
 
     def prefill(self, row: int, ids: Sequence[int]) -> Logits:
         """Feeds a row's prompt (or more of it) and returns the logits [vocab_size] after its last token."""
@@ -51,55 +87,67 @@ class Decoder:
         lengths = self.cache.lengths
         moved = self.cache.reserve(max(lengths) + 1)
         if self._step is None or moved:
-            self._step = _Call(self._program, self.cache, (0, self.batch), (1, 1), self._vocab_size)
+            self._step = self._call((0, self.batch), (1, 1))
         self._step.input_ids[:, 0] = ids
         self._step.run(lengths, 1)
         for row in range(len(lengths)):
             self.cache.advance(row, 1)
         return self._step.logits[:, 0]
 
-    def drop(self, row: int) -> None:
-        """Takes a finished row out; the last row takes its place."""
-        last = self.batch - 1
-        if row != last:
-            self.cache.move(last, row)
-        self.cache.shrink(last)
-        self._step = None
+    def reorder(self, parents: Sequence[int]) -> None:
+        """Row i goes on from where row parents[i] is; there may be fewer rows than before, or more."""
+        before = self.batch
+        if len(parents) == before and all(row == parent for row, parent in enumerate(parents)):
+            return
+        self.cache.reorder(parents)
+        moved = self._memory is not None and self._memory.reorder(parents)
+        if moved or len(parents) != before:
+            self._step = None
 
     def _feed(self, row: int, ids: Sequence[int], *, last_only: bool, wanted: bool) -> Logits:
         count = len(ids)
         if self.cache.reserve(self.cache.lengths[row] + count):
             self._step = None
         asked = (1 if last_only else count) if wanted else 0
-        call = _Call(self._program, self.cache, (row, row + 1), (count, asked), self._vocab_size)
+        call = self._call((row, row + 1), (count, asked))
         call.input_ids[0] = ids
         call.logits_index[0] = np.arange(count - asked, count)
         call.run(self.cache.lengths[row : row + 1], count)
         self.cache.advance(row, count)
         return call.logits[0]
 
+    def _call(self, rows: tuple[int, int], shape: tuple[int, int]) -> _Call:
+        past, present = self.cache.rows(*rows)
+        if self._memory is not None:
+            past = {**past, **self._memory.inputs(*rows)}
+        return _Call(self._program.binding(), past, present, (rows[1] - rows[0], *shape, self.vocab_size))
+
 
 class _Call:
-    """The buffers of one shape of call, bound. Rows of the cache are bound as views, so nothing is copied."""
+    """The buffers of one shape of call, bound. Rows of cache and memory are bound as views, so nothing is copied."""
 
     def __init__(
-        self, program: Program, cache: StaticKVCache, rows: tuple[int, int], shape: tuple[int, int], vocab_size: int
+        self,
+        binding: Binding,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Mapping[str, NDArray[Any]],
+        shape: tuple[int, int, int, int],
     ) -> None:
-        batch, (sequence, asked) = rows[1] - rows[0], shape
+        """Takes the shape as rows, tokens a row, positions whose logits are wanted, vocabulary."""
+        batch, sequence, asked, vocab_size = shape
         self.input_ids = buffer((batch, sequence), "int64")
         self.logits_index = buffer((batch, asked), "int64")
         self.logits = buffer((batch, asked, vocab_size), "float32")
         self._seqlens_k = buffer((batch,), "int32")
         self._total = buffer((), "int32")
-        self._binding: Binding = program.binding()
-        past, present = cache.rows(*rows)
+        self._binding = binding
         own = {
             signature.INPUT_IDS: self.input_ids,
             signature.SEQLENS_K: self._seqlens_k,
             signature.TOTAL_SEQUENCE_LENGTH: self._total,
             signature.LOGITS_INDEX: self.logits_index,
         }
-        self._binding.bind({**own, **past}, {signature.LOGITS: self.logits, **present})
+        binding.bind({**own, **inputs}, {signature.LOGITS: self.logits, **outputs})
 
     def run(self, lengths: Sequence[int], count: int) -> None:
         """Runs with `count` new tokens a row after `lengths` valid ones."""

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from edgelm import signature
 from edgelm.session import Program
 
 Array = NDArray[np.float32]
+Result = TypeVar("Result")
 
 # Parameters times tokens from which one text alone is worth all threads.
 _WIDE_WORK = 5e9
@@ -29,14 +30,24 @@ class Row:
     positions: Sequence[int] = ()
 
 
-def buckets(lengths: Sequence[int], batch_size: int, tokens: int) -> list[list[int]]:
-    """Indices of rows that run together, longest first: of like length, at most `batch_size`, at most `tokens` padded tokens."""
+@dataclass(frozen=True)
+class Grouping:
+    """Which rows may run together: so many tokens, padding included, and of different lengths only where they are padded."""
+
+    tokens: int = 1
+    pads: bool = False
+
+
+def buckets(lengths: Sequence[int], batch_size: int, grouping: Grouping) -> list[list[int]]:
+    """Indices of rows that run together, longest first, at most `batch_size`."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     result: list[list[int]] = []
+    longest = 0  # of the last bucket: its first
     for i in order:
-        # The first of a bucket is its longest, so it decides how many fit.
-        if not result or len(result[-1]) >= batch_size or (len(result[-1]) + 1) * lengths[result[-1][0]] > tokens:
+        fits = bool(result) and len(result[-1]) < batch_size and (len(result[-1]) + 1) * longest <= grouping.tokens
+        if not fits or not (grouping.pads or lengths[i] == longest):
             result.append([])
+            longest = lengths[i]
         result[-1].append(i)
     return result
 
@@ -54,19 +65,23 @@ class Encoder:
     """Runs an encoder program over any number of rows."""
 
     def __init__(
-        self, program: Program, pad_token_id: int, bucket_tokens: int = 1, threads: Threads | None = None
+        self,
+        program: Program,
+        pad_token_id: int,
+        grouping: Grouping | None = None,
+        threads: Threads | None = None,
     ) -> None:
         """Takes a loaded program.
 
         Args:
             program: is called from several threads at once.
             pad_token_id: what short rows are filled up with.
-            bucket_tokens: of rows that run together.
+            grouping: every row runs alone by default.
             threads: one by default.
         """
         self._program = program
         self._pad = pad_token_id
-        self._bucket_tokens = bucket_tokens
+        self._grouping = grouping or Grouping()
         self._threads = threads or Threads()
         self._inputs = frozenset(program.inputs)
         self._wide: Program | None = None
@@ -86,7 +101,7 @@ class Encoder:
             advance: told how many rows were done.
         """
         lengths = [len(row.ids) for row in rows]
-        groups = buckets(lengths, batch_size, self._bucket_tokens)
+        groups = buckets(lengths, batch_size, self._grouping)
         program = self._program_for(len(groups), max(lengths, default=0))
 
         def one(group: list[int]) -> Array:
@@ -97,13 +112,22 @@ class Encoder:
                 yield i, _without_padding(values, rows[i], found.ndim)
             advance(len(group))
 
-    def _mapped(self, one: Callable[[list[int]], Array], groups: list[list[int]]) -> Iterator[Array]:
+    def alone(self, rows: Sequence[Row], names: Sequence[str]) -> Iterator[list[Array]]:
+        """Those outputs of the graph for each row by itself, in their order, as many rows at a time as there are threads."""
+        program = self._program_for(len(rows), max((len(row.ids) for row in rows), default=0))
+
+        def one(group: list[int]) -> list[Array]:
+            return program.run(self._feeds([rows[i] for i in group]), names)
+
+        yield from self._mapped(one, [[i] for i in range(len(rows))])
+
+    def _mapped(self, one: Callable[[list[int]], Result], groups: list[list[int]]) -> Iterator[Result]:
         if self._threads.workers == 1 or len(groups) == 1:
             yield from map(one, groups)
             return
         with ThreadPoolExecutor(self._threads.workers) as pool:
             # Results wait for their turn, and those of large heads are large: few may be ahead.
-            ahead: deque[Future[Array]] = deque()
+            ahead: deque[Future[Result]] = deque()
             for group in groups:
                 ahead.append(pool.submit(one, group))
                 if len(ahead) > 2 * self._threads.workers:

@@ -7,84 +7,89 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
-from typing import Any, cast
+from typing import Any
 
 from edgelm.errors import InvalidOption, UnsupportedConfig
+from edgelm.option import Interval, OptionField, describe, option, read
 
-
-@dataclass(frozen=True)
-class Interval:
-    """The numbers from `low` to `high`, both included."""
-
-    low: float
-    high: float = math.inf
-
-    def __contains__(self, value: float) -> bool:
-        """True when the value lies inside; never for NaN and infinity."""
-        return self.low <= value <= self.high and value != math.inf
-
-    def __str__(self) -> str:
-        """In the usual notation, as messages and help texts show it."""
-        return f"[{self.low}, inf)" if self.high == math.inf else f"[{self.low}, {self.high}]"
-
-
-@dataclass(frozen=True)
-class OptionField:
-    """One field of GenerationConfig as a command line offers it; `multiple` options may be given again and again."""
-
-    name: str
-    default: Any
-    type: type[int] | type[float] | type[str]
-    range: Interval | None
-    help: str
-    multiple: bool
-
-
-def _option(default: Any, help_text: str, allowed: Interval | None = None, **extra: Any) -> Any:
-    # `extra` overrides what the default value tells: type (of one item), multiple, cli.
-    metadata: dict[str, Any] = {"help": help_text, "range": allowed, "type": type(default)}
-    metadata |= {"multiple": False, "cli": True, **extra}
-    return dataclasses.field(default=default, metadata=metadata)
+_IDS: dict[str, Any] = {"type": int, "multiple": True, "cli": False}
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How tokens are chosen and when generation ends; the default of each sampling field switches that field off.
+    """How tokens are chosen and when generation ends; the default of each field but max_new_tokens and temperature is off.
+
+    With num_beams above 1 the most likely sequences are searched for, and what rules the draw (temperature, top_k, top_p,
+    min_p, seed) is not used.
 
     Raises:
-        InvalidOption: a value has the wrong type or lies outside its interval; all such values are named.
+        InvalidOption: a value has the wrong type or lies outside its interval (all such values are named), or values
+            contradict each other.
     """
 
-    max_new_tokens: int = _option(256, "Most tokens to generate.", Interval(1))
-    temperature: float = _option(1.0, "Below 1 sharpens, above 1 flattens; 0 is greedy.", Interval(0, 100))
-    top_k: int = _option(0, "Draw from the K most likely tokens; 0 is off.", Interval(0))
-    top_p: float = _option(1.0, "Draw from the fewest tokens that hold this probability; 1 is off.", Interval(0, 1))
-    min_p: float = _option(0.0, "Drop tokens less likely than this share of the likeliest; 0 is off.", Interval(0, 1))
-    repetition_penalty: float = _option(1.0, "Above 1 disfavours tokens already seen; 1 is off.", Interval(0.01, 100))
-    seed: int | None = _option(None, "The same seed draws the same tokens.", Interval(0, 2**64 - 1), type=int)
-    stop: tuple[str, ...] = _option((), "End before this text; may be repeated.", type=str, multiple=True)
-    eos_token_id: tuple[int, ...] = _option((), "Ids that end.", Interval(0), type=int, multiple=True, cli=False)
+    max_new_tokens: int = option(256, "Most tokens to generate.", Interval(1))
+    min_new_tokens: int = option(0, "Fewest tokens before the end.", Interval(0))
+    temperature: float = option(1.0, "Below 1 sharpens, above 1 flattens; 0 is greedy.", Interval(0, 100))
+    top_k: int = option(0, "Draw from the K most likely tokens; 0 is off.", Interval(0))
+    top_p: float = option(1.0, "Draw from the fewest tokens that hold this probability; 1 is off.", Interval(0, 1))
+    min_p: float = option(0.0, "Drop tokens less likely than this share of the likeliest; 0 is off.", Interval(0, 1))
+    repetition_penalty: float = option(1.0, "Above 1 disfavours tokens already seen; 1 is off.", Interval(0.01, 100))
+    no_repeat_ngram_size: int = option(0, "Repeat no sequence of this many tokens; 0 is off.", Interval(0))
+    num_beams: int = option(1, "Sequences to search side by side; 1 is no beam search.", Interval(1))
+    length_penalty: float = option(
+        1.0, "Beams: above 0 favours long sequences, below 0 short ones.", Interval(-100, 100)
+    )
+    early_stopping: bool | str = option(
+        False,
+        "Beams: end when enough are complete (true), when a better one is unlikely (false) or impossible (never).",
+        type=str,
+        choices=("false", "true", "never"),
+    )
+    num_return_sequences: int = option(1, "Sequences to return for each prompt.", Interval(1))
+    seed: int | None = option(None, "The same seed draws the same tokens.", Interval(0, 2**64 - 1), type=int)
+    stop: tuple[str, ...] = option((), "End before this text; may be repeated.", type=str, multiple=True)
+    eos_token_id: tuple[int, ...] = option((), "Ids that end.", Interval(0), **_IDS)
+    min_length: int = option(0, "As min_new_tokens, but the prompt counts.", Interval(0), cli=False)
+    encoder_no_repeat_ngram_size: int = option(
+        0, "Repeat no sequence of this many tokens of the source; 0 is off.", Interval(0), cli=False
+    )
+    bad_words_ids: tuple[tuple[int, ...], ...] = option((), "Sequences never made.", Interval(0), nested=True, **_IDS)
+    forced_bos_token_id: int | None = option(None, "Id that comes second.", Interval(0), type=int, cli=False)
+    forced_eos_token_id: tuple[int, ...] = option((), "Ids that come last at full length.", Interval(0), **_IDS)
+    suppress_tokens: tuple[int, ...] = option((), "Ids that never come.", Interval(0), **_IDS)
+    begin_suppress_tokens: tuple[int, ...] = option((), "Ids that never come first.", Interval(0), **_IDS)
+    renormalize_logits: bool | str = option(
+        False,
+        "Beams: bring probabilities to a sum of 1 again after penalties and bans.",
+        type=str,
+        choices=("false", "true"),
+        cli=False,
+    )
 
     def __post_init__(self) -> None:
         """Check every field, and bring it to its declared type (1 to 1.0, a list to a tuple)."""
         problems: list[str] = []
-        for option in _describe():
+        for known in _describe():
             try:
-                object.__setattr__(self, option.name, _checked(option, getattr(self, option.name)))
+                object.__setattr__(self, known.name, read(known, getattr(self, known.name)))
             except InvalidOption as error:
                 problems.append(str(error))
+        problems = problems or self._contradictions()
         if problems:
             raise InvalidOption("; ".join(problems))
 
     @classmethod
-    def from_checkpoint(cls, raw: Mapping[str, Any]) -> GenerationConfig:
+    def from_checkpoint(cls, raw: Mapping[str, Any], start_tokens: int | None = None) -> GenerationConfig:
         """Read a checkpoint's generation_config.json as transformers 5 understands it (null is the same as absent).
 
-        Without `"do_sample": true` the result is greedy. What it asks for and we lack is listed by `unsupported_keys`.
+        Without `"do_sample": true` nothing is drawn. What it asks for and we lack is listed by `unsupported_keys`.
+
+        Args:
+            raw: the contents of the file.
+            start_tokens: how many tokens every sequence starts with, where that is known (1 in an encoder-decoder);
+                max_length, which counts them, then stands in for an absent max_new_tokens.
 
         Raises:
             UnsupportedConfig: values of the wrong type or outside their intervals, all in one message.
@@ -98,18 +103,22 @@ class GenerationConfig:
         if sample:
             # transformers fills an absent top_k with 50 (_get_default_generation_params), so its authors saw 50.
             changes.setdefault("top_k", 50)
+            changes.pop("num_beams", None)
         else:
             changes["temperature"] = 0.0
+        if start_tokens is not None and isinstance(raw.get("max_length"), int) and raw["max_length"] > start_tokens:
+            changes.setdefault("max_new_tokens", raw["max_length"] - start_tokens)
         try:
             return cls(**changes)
         except InvalidOption as error:
             raise UnsupportedConfig(f"generation_config.json: {error}; correct or remove the entry") from error
 
     def replace(self, **changes: Any) -> GenerationConfig:
-        """A copy with some fields changed; None leaves a field as it is.
+        """A copy with some fields changed; None leaves a field as it is. Beams switch off a temperature set before.
 
         Raises:
-            InvalidOption: an unknown option (with the nearest known name), a wrong type or a value out of range.
+            InvalidOption: an unknown option (with the nearest known name), a wrong type, a value out of range, or values
+                that contradict each other.
         """
         known = [f.name for f in fields(self)]
         for name in changes:
@@ -117,12 +126,33 @@ class GenerationConfig:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
                 raise InvalidOption(f"unknown generation option {name!r}: {hint}")
-        return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
+        given = {name: value for name, value in changes.items() if value is not None}
+        changed = dataclasses.replace(self, **given)
+        if changed.num_beams == 1:
+            return changed
+        _refuse_drawing(changed, given)
+        return dataclasses.replace(changed, temperature=0.0)
+
+    def _contradictions(self) -> list[str]:
+        beams, wanted = self.num_beams, self.num_return_sequences
+        found: list[str] = []
+        if 1 < beams < wanted:
+            found.append(
+                f"num_return_sequences {wanted} is more than num_beams {beams} can find; give at least as many beams"
+            )
+        if beams == 1 < wanted and self.temperature == 0:
+            found.append(
+                f"greedy decoding has one result, and num_return_sequences is {wanted}: "
+                f"give num_beams {wanted} or more, or a temperature above 0"
+            )
+        if beams > 1 and self.stop:
+            found.append(f"stop cannot end a beam search (num_beams {beams}): drop stop, or give num_beams 1")
+        return found
 
 
 def option_fields() -> tuple[OptionField, ...]:
     """The fields a command line should offer, in the order of their declaration."""
-    return tuple(option for option, f in zip(_describe(), fields(GenerationConfig), strict=True) if f.metadata["cli"])
+    return tuple(known for known, f in zip(_describe(), fields(GenerationConfig), strict=True) if f.metadata["cli"])
 
 
 def unsupported_keys(raw: Mapping[str, Any]) -> list[str]:
@@ -131,6 +161,8 @@ def unsupported_keys(raw: Mapping[str, Any]) -> list[str]:
     A key nobody knows is among them: what it does cannot be judged.
     """
     understood = {*_checkpoint_fields(), "do_sample", "stop_strings"} | _WITHOUT_EFFECT
+    if raw.get("do_sample"):
+        understood.remove("num_beams")  # beams that are drawn
     asked = {key for key, value in raw.items() if value is not None and value not in _NEUTRAL.get(key, ())}
     return sorted(asked - understood)
 
@@ -142,8 +174,6 @@ _WITHOUT_EFFECT = frozenset(
     | {"decoder_start_token_id"}
     # A length that max_new_tokens overrides, there as here.
     | {"max_length"}
-    # What beam search alone reads; num_beams itself is reported.
-    | {"early_stopping", "length_penalty", "num_beam_groups", "diversity_penalty"}
     # What is returned besides the tokens.
     | {"output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"}
     # How it is computed: caches, compilation, and speculation that gives the same distribution.
@@ -152,30 +182,35 @@ _WITHOUT_EFFECT = frozenset(
     | {"num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_early_exit", "use_mtp"}
     | {"assistant_lookbehind", "target_lookbehind", "prompt_lookup_num_tokens", "max_matching_ngram_size"}
     | {"speculation_type", "assistant_ensemble_weight"}
-    # Shifts all logits alike, or repairs values that are an error here.
-    | {"renormalize_logits", "remove_invalid_values"}
+    # Repairs values that are an error here.
+    | {"remove_invalid_values"}
 )
 
 # Values at which a key that is not implemented does nothing.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "num_beams": (1,),
-    "num_return_sequences": (1,),
-    "min_length": (0,),
-    "min_new_tokens": (0,),
+    "num_beam_groups": (1,),
+    "diversity_penalty": (0.0,),
     "typical_p": (1.0,),
     "epsilon_cutoff": (0.0,),
     "eta_cutoff": (0.0,),
     "encoder_repetition_penalty": (1.0,),
-    "no_repeat_ngram_size": (0,),
-    "encoder_no_repeat_ngram_size": (0,),
     "guidance_scale": (1.0,),
     "penalty_alpha": (0.0,),
     "token_healing": (False,),
-    "bad_words_ids": ([],),
-    "suppress_tokens": ([],),
-    "begin_suppress_tokens": ([],),
     "sequence_bias": ([], {}),
 }
+
+
+def _refuse_drawing(config: GenerationConfig, given: Mapping[str, Any]) -> None:
+    # Only what the caller gave: a checkpoint's own temperature is for when nobody asks for beams.
+    off = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    wrong = [name for name, value in off.items() if name in given and getattr(config, name) != value]
+    if wrong:
+        raise InvalidOption(
+            f"{' and '.join(wrong)} cannot be combined with num_beams {config.num_beams}, a search that draws nothing: "
+            f"drop {' and '.join(wrong)}, or give num_beams 1"
+        )
 
 
 def _checkpoint_fields() -> list[str]:
@@ -184,32 +219,4 @@ def _checkpoint_fields() -> list[str]:
 
 
 def _describe() -> list[OptionField]:
-    keys = ("type", "range", "help", "multiple")
-    return [OptionField(f.name, f.default, *(f.metadata[key] for key in keys)) for f in fields(GenerationConfig)]
-
-
-def _checked(option: OptionField, value: Any) -> Any:
-    if option.multiple:
-        if isinstance(value, (str, Integral)):
-            value = (value,)
-        if not isinstance(value, (list, tuple)):
-            raise _refusal(option, value)
-        return tuple(_checked_item(option, item) for item in cast("tuple[Any, ...]", value))
-    return None if value is None and option.default is None else _checked_item(option, value)
-
-
-def _checked_item(option: OptionField, value: Any) -> Any:
-    wanted = {int: Integral, float: Real, str: str}[option.type]
-    # bool is an int to Python, but `top_k=True` is a mistake.
-    if type(value) is bool or not isinstance(value, wanted) or value == "":
-        raise _refusal(option, value)
-    number_or_text = cast("Any", value)
-    if option.range is not None and number_or_text not in option.range:
-        raise _refusal(option, value)
-    return option.type(number_or_text)
-
-
-def _refusal(option: OptionField, value: Any) -> InvalidOption:
-    noun = {int: "an integer", float: "a number", str: "a non-empty text"}[option.type]
-    wanted = noun if option.range is None else f"{noun} in {option.range}"
-    return InvalidOption(f"option {option.name} is {value!r}, but must be {wanted}")
+    return [describe(f) for f in fields(GenerationConfig)]

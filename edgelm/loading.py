@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from edgelm.encode import Encoder, Threads
+from edgelm.encode import Encoder, Grouping, Threads
 from edgelm.errors import InvalidOption
 from edgelm.package import Package
 from edgelm.providers import Provider
@@ -54,7 +54,9 @@ def load_encoder(package: Package, provider: Provider, threads: int | None) -> E
     program = load_program(package, "encoder", provider, 1 if threads is None else min(threads, 1))
     wide = partial(Program, package.program("encoder"), provider, workers) if workers > 1 else None
     shared = Threads(workers, wide, package.manifest.parameters)
-    return Encoder(program, package.manifest.encoder_facts.pad_token_id, provider.bucket_tokens, shared)
+    facts = package.manifest.encoder_facts
+    grouping = Grouping() if facts.alone else Grouping(provider.bucket_tokens, provider.pads)
+    return Encoder(program, facts.pad_token_id, grouping, shared)
 
 
 def physical_cores(system: Path = Path("/sys/devices/system/cpu")) -> int:

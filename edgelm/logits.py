@@ -23,13 +23,14 @@ def repetition_penalty(penalty: float) -> Processor:
     seen: set[int] = set()
     index = np.empty(0, np.intp)
     length, last = 0, -1
+    known: Sequence[int] | None = None
 
     def process(ids: Sequence[int], logits: Logits) -> Logits:
-        nonlocal index, length, last
-        # Within a generation ids only grow, so a long prompt is read once; anything else starts afresh.
-        if length > len(ids) or (length and ids[length - 1] != last):
+        nonlocal index, length, last, known
+        # One list that grows is read once, however long the prompt; anything else (another beam) starts afresh.
+        if ids is not known or length > len(ids) or (length and ids[length - 1] != last):
             seen.clear()
-            index, length = np.empty(0, np.intp), 0
+            index, length, known = np.empty(0, np.intp), 0, ids
         fresh = {int(i) for i in ids[length:] if i < logits.size} - seen
         if fresh:
             seen.update(fresh)
@@ -104,6 +105,33 @@ def softmax_weights(logits: Logits) -> tuple[Logits, NDArray[np.intp] | None]:
     weights = logits.copy() if index is None else logits[index]
     np.subtract(weights, weights.max(), out=weights)
     return np.exp(weights, out=weights), index
+
+
+def log_sum_exp(logits: Logits) -> float:
+    """The logarithm of the sum of all exponentials: what turns a logit into a log probability. NaN and infinity show in it."""
+    top = logits.max()
+    if not math.isfinite(top):
+        return float(top)
+    weights = logits - top
+    return float(top) + math.log(float(np.exp(weights, out=weights).sum()))
+
+
+def highest(logits: Logits, count: int) -> NDArray[np.intp]:
+    """Ids among which the `count` highest logits are, few more, in no order; never one with -inf."""
+    groups = max(512, 2 * count, logits.size // 128)
+    per_group = logits.size // groups
+    if not per_group:
+        least = np.partition(logits, -count)[-count] if count < logits.size else -np.inf
+        return np.flatnonzero((logits >= least) & (logits > -np.inf))
+    # `count` groups have a maximum of at least `bound`, hence at least as many logits do; only those groups are looked at.
+    grouped, rest = logits[: per_group * groups].reshape(per_group, groups), logits[per_group * groups :]
+    maxima = grouped.max(axis=0)
+    bound = np.partition(maxima, -count)[-count]
+    columns = np.flatnonzero((maxima >= bound) & (maxima > -np.inf))
+    among = grouped[:, columns]
+    place, column = np.nonzero((among >= bound) & (among > -np.inf))
+    last = np.flatnonzero((rest >= bound) & (rest > -np.inf)) + per_group * groups
+    return np.concatenate([place * groups + columns[column], last])
 
 
 def _keep_only(logits: Logits, index: NDArray[np.intp]) -> Logits:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from edgelm.constraints import something_left
 from edgelm.errors import GenerationError
 from edgelm.generation_config import GenerationConfig
 from edgelm.logits import (
@@ -25,7 +27,8 @@ from edgelm.logits import (
 # (field of GenerationConfig, factory of its processor). The order decides the meaning; it is the one of transformers'
 # `_get_logits_processor`: what stands before temperature changes which token is likeliest and so applies to greedy
 # decoding too; what stands after it only narrows a draw. The filters follow temperature, so that top_p and min_p judge
-# the distribution that is drawn from. A field at its default is switched off and costs nothing.
+# the distribution that is drawn from. A field at its default is switched off and costs nothing. What forbids and forces
+# tokens runs before all of these: constraints.py.
 PIPELINE: tuple[tuple[str, Callable[[Any], Processor]], ...] = (
     ("repetition_penalty", repetition_penalty),
     ("temperature", temperature),
@@ -40,14 +43,27 @@ _BLOCK = 256
 class Sampler:
     """Chooses the tokens of one generation; make a new one for each sequence.
 
-    The i-th draw depends on the seed and on i alone (Philox, a counter-based generator), never on what shares a batch.
+    The i-th draw depends on the seed, the sequence's number and i alone (Philox, a counter-based generator), never on
+    what shares a batch.
     """
 
-    def __init__(self, config: GenerationConfig, vocab_size: int) -> None:
+    def __init__(
+        self, config: GenerationConfig, vocab_size: int, constraints: Sequence[Processor] = (), number: int = 0
+    ) -> None:
+        """Makes the processors.
+
+        Args:
+            config: the settings.
+            vocab_size: how many logits there will be.
+            constraints: what forbids and forces tokens in this sequence.
+            number: tells sequences apart that are drawn for one prompt.
+        """
         self._greedy = config.temperature == 0
-        self._processors = _build(config)
+        checked = [*constraints, something_left] if constraints else []
+        self._processors = checked + processors(config, drawing=not self._greedy)
         self._buffer = np.empty(vocab_size, np.float32)
-        self._bits = np.random.Philox(key=secrets.randbits(64) if config.seed is None else config.seed)
+        seed = secrets.randbits(64) if config.seed is None else config.seed
+        self._bits = np.random.Philox(key=seed + (number << 64))
 
     def __call__(self, ids: Sequence[int], logits: Logits) -> int:
         """Choose the next token.
@@ -57,14 +73,10 @@ class Sampler:
             logits: float32 [vocab]; left unchanged.
 
         Raises:
-            GenerationError: the logits hold NaN or infinity, or not one finite value.
+            GenerationError: the logits hold NaN or infinity, or not one finite value; or the constraints forbid them all.
         """
         best = int(logits.argmax())  # NaN counts as the highest, so one look finds it
-        if not np.isfinite(logits[best]):
-            raise GenerationError(
-                f"the logits after {len(ids)} tokens hold {logits[best]}: the program overflowed or is damaged; "
-                "export it again with --precision fp32 and compare"
-            )
+        require_finite(logits[best], len(ids))
         if self._processors:
             np.copyto(self._buffer, logits)
             logits = self._buffer
@@ -79,13 +91,27 @@ class Sampler:
         return (int(self._bits.random_raw()) >> 11) * 2.0**-53
 
 
-def _build(config: GenerationConfig) -> list[Processor]:
+def processors(config: GenerationConfig, *, drawing: bool) -> list[Processor]:
+    """The stages of PIPELINE that are switched on; without a draw, only those that change which token is likeliest."""
     stages = PIPELINE
-    if config.temperature == 0:
+    if not drawing:
         stages = stages[: [name for name, _ in stages].index("temperature")]
     default = {f.name: f.default for f in dataclasses.fields(config)}
     chosen = [(factory, getattr(config, name)) for name, factory in stages if getattr(config, name) != default[name]]
     return [factory(value) for factory, value in chosen]
+
+
+def require_finite(highest: float | np.float32, length: int) -> None:
+    """Checks the highest logit after `length` tokens.
+
+    Raises:
+        GenerationError: it is NaN or infinite.
+    """
+    if not math.isfinite(highest):
+        raise GenerationError(
+            f"the logits after {length} tokens hold {highest}: the program overflowed or is damaged; "
+            "export it again with --precision fp32 and compare"
+        )
 
 
 def _draw(logits: Logits, uniform: float) -> int:

@@ -16,6 +16,9 @@ LAST_HIDDEN_STATE = "last_hidden_state"  # float32 [batch, sequence, hidden_size
 POOLER_OUTPUT = "pooler_output"  # float32 [batch, hidden_size]
 SENTENCE_EMBEDDING = "sentence_embedding"  # float32 [batch, dimensions]
 
+ENCODER_HIDDEN_STATES = "encoder_hidden_states"  # float32 [batch, source, hidden_size]
+ENCODER_ATTENTION_MASK = "encoder_attention_mask"  # int64 [sources, source]: 1 for a token, 0 for padding on the right
+
 KINDS = ("key", "value")
 
 
@@ -27,6 +30,14 @@ def past(layer: int, kind: str) -> str:
 def present(layer: int, kind: str) -> str:
     """Name of a layer's cache output, bound to the same buffer as its input."""
     return f"present.{layer}.{kind}"
+
+
+def cross(layer: int, kind: str) -> str:
+    """Name of what a decoder layer attends to in the source, [sources, num_key_value_heads, source, head_dim].
+
+    An output of the encoder, computed once, and an input of the decoder.
+    """
+    return f"cross_key_values.{layer}.{kind}"
 
 
 @dataclass(frozen=True)
@@ -95,3 +106,19 @@ def row_port(name: str, size: int) -> Port:
 def token_logits_port(size: int) -> Port:
     """The logits a head gives for each token; for question answering, of start and end."""
     return Port(LOGITS, "float32", ("batch", "sequence", size))
+
+
+def cross_ports(cache: CacheGeometry) -> list[Port]:
+    """Keys and values of the source for every decoder layer: outputs of the encoder, inputs of the decoder."""
+    shape = ("sources", cache.num_key_value_heads, "source", cache.head_dim)
+    return [Port(cross(i, kind), cache.dtype, shape) for i in range(cache.num_layers) for kind in KINDS]
+
+
+def source_mask_port() -> Port:
+    """Which positions of the sources are tokens. Rows of the decoder belong to them in turn, equally many to each."""
+    return Port(ENCODER_ATTENTION_MASK, "int64", ("sources", "source"))
+
+
+def source_port(hidden_size: int) -> Port:
+    """The encoder's last hidden states."""
+    return Port(ENCODER_HIDDEN_STATES, "float32", ("sources", "source", hidden_size))

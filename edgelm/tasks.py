@@ -9,6 +9,7 @@ from typing import Any, cast
 from edgelm.errors import InvalidOption
 
 TEXT_GENERATION = "text-generation"
+TEXT_TO_TEXT = "text-to-text"
 HIDDEN_STATES = "hidden-states"
 EMBEDDING = "embedding"
 SEQUENCE_CLASSIFICATION = "sequence-classification"
@@ -28,7 +29,7 @@ ENCODER_TASKS = (
     RERANKING,
     REPLACED_TOKEN_DETECTION,
 )
-TASKS = (TEXT_GENERATION, *ENCODER_TASKS)
+TASKS = (TEXT_GENERATION, TEXT_TO_TEXT, *ENCODER_TASKS)
 
 # The hub's pipeline tags, accepted wherever a task is named.
 ALIASES: Mapping[str, str] = {
@@ -36,6 +37,9 @@ ALIASES: Mapping[str, str] = {
     "sentence-similarity": EMBEDDING,
     "text-classification": SEQUENCE_CLASSIFICATION,
     "text-ranking": RERANKING,
+    "text2text-generation": TEXT_TO_TEXT,
+    "translation": TEXT_TO_TEXT,
+    "summarization": TEXT_TO_TEXT,
 }
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
@@ -59,8 +63,10 @@ class EncoderFacts:
 
     Attributes:
         hidden_size: width of `last_hidden_state`.
+        vocab_size: how many tokens it reads; 0 for as many as the manifest's vocab_size.
         pad_token_id: what short rows are filled up with.
         token_types: the program takes `token_type_ids`.
+        alone: texts that run together would change each other, for the program rounds all of its input alike.
         lowercase: the checkpoint wants its texts in lower case, which its tokenizer does not do itself.
         labels: of a classifier, by index.
         problem_type: how a classifier's logits become scores: single_label_classification (softmax),
@@ -75,6 +81,8 @@ class EncoderFacts:
     hidden_size: int
     pad_token_id: int
     token_types: bool
+    alone: bool = True
+    vocab_size: int = 0
     lowercase: bool = False
     labels: tuple[str, ...] = ()
     problem_type: str = ""

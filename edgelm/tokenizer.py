@@ -56,13 +56,13 @@ class Tokenizer:
         self.subword_prefix: str | None = getattr(backend.model, "continuing_subword_prefix", None)
 
     @classmethod
-    def from_folder(cls, folder: Path) -> Tokenizer:
-        """Reads tokenizer.json and, if it is there, tokenizer_config.json.
+    def from_folder(cls, folder: Path, name: str = "tokenizer.json") -> Tokenizer:
+        """Reads tokenizer.json, or another file of that format, and, if it is there, tokenizer_config.json.
 
         Raises:
-            ManifestError: tokenizer.json is missing, or one of the files cannot be read.
+            ManifestError: the tokenizer is missing, or one of the files cannot be read.
         """
-        path = folder / "tokenizer.json"
+        path = folder / name
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError as error:
@@ -175,13 +175,18 @@ def read_tokenizer_config(folder: Path) -> dict[str, Any]:
     Raises:
         ManifestError: a file is there but is no JSON object.
     """
-    config = _read_object(folder / "tokenizer_config.json")
+    config = read_object(folder / "tokenizer_config.json")
     if "added_tokens_decoder" in config:  # as transformers: only configs from before that key need the second file
         return config
-    return config | _read_object(folder / "special_tokens_map.json")
+    return config | read_object(folder / "special_tokens_map.json")
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; {} where there is no file.
+
+    Raises:
+        ManifestError: the file is no JSON object.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

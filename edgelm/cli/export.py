@@ -75,6 +75,10 @@ def describe(package: Package) -> str:
             lines.append(f"  {way:<8} {_figures(m.quality[way])}")
     if "mean_cosine" in m.quality:
         lines.append(f"  against float: {_encoder_figures(m.quality)}")
+    if "character_error_rate" in m.quality:
+        lines.append(
+            f"  texts    character error rate {m.quality['character_error_rate']:.2%} ({m.quality['texts']} texts)"
+        )
     if "skipped" in m.quality:
         lines.append(f"  quality not measured, {m.quality['skipped']}")
     elif not m.quality:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgelm.languages import Languages
 from edgelm.package import Package
+from edgelm.tokenizer import Tokenizer
 
 
 def package_facts(package: Package) -> dict[str, Any]:
-    """Facts of a package, from its manifest."""
+    """Facts of a package, from its manifest; the languages from its tokenizer."""
     m = package.manifest
     return {
         "package": str(package.path),
@@ -20,6 +22,7 @@ def package_facts(package: Package) -> dict[str, Any]:
         "bytes": package.size,
         "context_length": m.context_length,
         "vocab_size": m.vocab_size,
+        **({"languages": list(codes)} if (codes := _languages(package)) else {}),
         **({} if m.cache is None else {"cache_bytes_per_1000_tokens": 1000 * m.cache.bytes_per_token}),
         **({} if m.encoder is None else {key: value for key, value in m.encoder.as_manifest().items() if value}),
         "device": m.device,
@@ -29,3 +32,11 @@ def package_facts(package: Package) -> dict[str, Any]:
         "versions": dict(m.versions),
         "notes": list(m.notes),
     }
+
+
+def _languages(package: Package) -> tuple[str, ...]:
+    m = package.manifest
+    if m.family != "encoder-decoder":
+        return ()
+    tokenizer = Tokenizer.from_folder(package.path)
+    return Languages.from_folder(package.path, tokenizer, m.architecture, m.vocab_size, m.generation).codes

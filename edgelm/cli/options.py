@@ -23,6 +23,9 @@ ENCODER_OPTIONS = (
     "truncate",
 )
 
+# Settings of encoder-decoders, beside generation's and batch_size.
+LANGUAGE_OPTIONS = ("source_lang", "target_lang")
+
 
 def generation_options(function: Callable[..., None]) -> Callable[..., None]:
     """Adds one option for every field of GenerationConfig."""
@@ -47,6 +50,16 @@ def encoder_options(function: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--query", help="Reranking: what the inputs are ranked for."),
         click.option("--question", help="Question answering: what each input is asked."),
+    ):
+        function = add(function)
+    return function
+
+
+def language_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of models that know several languages."""
+    for add in (
+        click.option("--target-lang", help="Encoder-decoders: language code of what is written."),
+        click.option("--source-lang", help="Encoder-decoders: language code of the inputs."),
     ):
         function = add(function)
     return function

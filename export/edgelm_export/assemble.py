@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.providers import Provider
-from edgelm_export.graph import GraphBuilder, Produce, Store
+from edgelm_export.graph import GraphBuilder, Location, Produce, Store
 from edgelm_export.model import Model
 from edgelm_export.names import source_of
 from edgelm_export.quantize.recipe import Recipe
@@ -45,10 +45,14 @@ def assemble(
     ignored |= {f"{names[name].name}.*": "of a head that this task leaves out" for name in model.head_names}
     if "lm_head" in names and (model.config.tie_word_embeddings or model.family == "encoder"):
         ignored[source_of(names, "lm_head.weight").name] = "tied to the token table, or not asked for"
+    if model.architecture.seq2seq and model.family == "encoder":
+        others = [names[name].name for name in names if name.startswith(("decoder.", "final_"))]
+        ignored |= {f"{other.replace('{i}', '*')}*": "of the decoder" for other in others}
     weights = Weights(model.checkpoint, names, ignored)
     programs: dict[str, ir.Model] = {}
+    written: dict[str, Location] = {}  # what programs share is stored once
     for name, build in model.programs.items():
-        g = GraphBuilder(weights, recipe, provider, store_for(name), taps)
+        g = GraphBuilder(weights, recipe, provider, store_for(name), taps, written)
         build(g)
         programs[name] = g.finish(name)
     weights.finish()

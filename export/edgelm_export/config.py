@@ -131,3 +131,43 @@ class ModernBertConfig(EncoderConfig):
     global_rope: RopeConfig
     local_rope: RopeConfig
     reaches: tuple[int | None, ...]  # one entry a layer: tokens seen on each side; None attends to everything
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqConfig(ModelConfig):
+    """An encoder-decoder; the fields of ModelConfig are those of its encoder."""
+
+    decoder: ModelConfig
+    layer_norm_eps: float
+    max_position_embeddings: int  # positions of each side's table; 0 where there are none
+    position_offset: int  # rows of the tables before position 0
+    embedding_scale: float
+    pre_norm: bool  # norms stand before attention and MLP, not after the sums
+    embedding_norm: bool
+    final_norm: bool
+    logits_bias: bool
+    logits_scale: float  # of hidden states before the head
+    relative_attention_num_buckets: int  # of T5's relative position bias; 0 where there is none
+    relative_attention_max_distance: int
+
+    def cache_geometry(self, dtype: str) -> CacheGeometry:
+        """The decoder's own KV cache; the encoder's keys and values come beside it."""
+        d = self.decoder
+        return CacheGeometry(d.num_hidden_layers, d.num_key_value_heads, d.head_dim, dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class T5Config(Seq2SeqConfig):
+    """An encoder-decoder with relative positions."""
+
+    gated: bool  # feed-forward layers are gated
+    bias_in_every_layer: bool  # each layer has a table of position biases, not the first one for all
+
+
+@dataclass(frozen=True, kw_only=True)
+class BartConfig(Seq2SeqConfig):
+    """An encoder-decoder with absolute positions."""
+
+    positions: str  # "learned", "sinusoidal", or "counted": sinusoidal, and padding takes none
+    norms_tokens_first: bool  # the decoder norms embeddings before it adds positions, not after
+    shared_embeddings: bool  # encoder and decoder read the same table

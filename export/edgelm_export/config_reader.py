@@ -20,6 +20,10 @@ _IRRELEVANT = frozenset(
             "attention_probs_dropout_prob hidden_dropout_prob gradient_checkpointing initializer_cutoff_factor sentence_transformers",
             "sbert_ce_default_activation_function",
             "sep_token_id cls_token_id mask_token_id is_decoder add_cross_attention cross_attention_hidden_size torchscript",
+            "forced_eos_token_id forced_bos_token_id decoder_start_token_id encoder_no_repeat_ngram_size no_repeat_ngram_size num_beams",
+            "length_penalty early_stopping max_length min_length do_sample temperature top_k top_p repetition_penalty bad_words_ids",
+            "num_return_sequences diversity_penalty num_beam_groups task_specific_params prefix remove_invalid_values",
+            "suppress_tokens begin_suppress_tokens output_scores return_dict_in_generate typical_p exponential_decay_length_penalty",
             "tie_word_embeddings type_vocab_size output_past language directionality vocab_size_or_config_json_file model_name",
             "summary_type summary_use_proj summary_activation summary_last_dropout summary_first_dropout",
         )
@@ -108,6 +112,10 @@ class ConfigReader:
         if asked is not None and not 1 <= asked <= limit:
             self.problem(f"context length {asked} is outside 1..{limit} (max_position_embeddings)")
         return asked or limit
+
+    def endless_context(self, usual: int) -> int:
+        """The context asked for, `usual` by default, for positions that have no end."""
+        return self.context(max(usual, self._context_length or 0))
 
     def finish(self) -> None:
         """Called when all was read.

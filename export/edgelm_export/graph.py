@@ -32,13 +32,14 @@ DTYPES = {
 
 Value = ir.Value
 
+Location = tuple[str, int, int]  # file, offset, length
 Produce = Callable[[], Iterable[np.ndarray]]
 
 
 class Store(Protocol):
     """Where tensor bytes go: a data file, or a plan that only counts them."""
 
-    def add(self, dtype: np.dtype[Any], shape: Sequence[int], produce: Produce) -> tuple[str, int, int]:
+    def add(self, dtype: np.dtype[Any], shape: Sequence[int], produce: Produce) -> Location:
         """Takes a tensor's rows piece by piece; returns file name, offset and length."""
         ...
 
@@ -47,12 +48,20 @@ class GraphBuilder:
     """Builds one graph. `weights`, `recipe` and `provider` travel with it so that blocks can emit each weight in its final form."""
 
     def __init__(
-        self, weights: Weights, recipe: Recipe, provider: Provider, store: Store, taps: Sequence[str] = ()
+        self,
+        weights: Weights,
+        recipe: Recipe,
+        provider: Provider,
+        store: Store,
+        taps: Sequence[str] = (),
+        written: dict[str, Location] | None = None,
     ) -> None:
+        """Starts an empty graph; `written` holds where tensors of earlier graphs of the package lie, by name, and gains ours."""
         self.recipe = recipe
         self.provider = provider
         self._weights = weights
         self._store = store
+        self._written = {} if written is None else written
         self._taps = tuple(taps)
         self._scope: tuple[str, ...] = ()
         self._inputs: dict[str, ir.Value] = {}
@@ -137,7 +146,9 @@ class GraphBuilder:
         """An initializer whose bytes go to the data file. `name` is absolute; a name stored before is reused, with its bytes."""
         if name in self._initializers:
             return self._initializers[name]
-        return self._external(name, dtype, shape, self._store.add(np.dtype(dtype), shape, produce))
+        if name not in self._written:
+            self._written[name] = self._store.add(np.dtype(dtype), shape, produce)
+        return self._external(name, dtype, shape, self._written[name])
 
     def reshaped(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
         """A second initializer of another shape over the same bytes of the data file."""
@@ -162,7 +173,7 @@ class GraphBuilder:
         )
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="edgelm")
 
-    def _external(self, name: str, dtype: str, shape: Sequence[int], location: tuple[str, int, int]) -> ir.Value:
+    def _external(self, name: str, dtype: str, shape: Sequence[int], location: Location) -> ir.Value:
         file, offset, length = location
         tensor = ir.ExternalTensor(Path(file), offset, length, DTYPES[dtype], shape=ir.Shape(list(shape)), name=name)
         self._initializers[name] = ir.val(name, dtype=DTYPES[dtype], shape=list(shape), const_value=tensor)

@@ -23,8 +23,8 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
     Raises:
         UnsupportedConfig: generation settings that no generation could use.
     """
-    c, is_decoder = model.config, model.family == "decoder"
-    generation = generation_defaults(model.checkpoint) if is_decoder else {}
+    c, writes = model.config, model.family != "encoder"
+    generation = generation_defaults(model.checkpoint) if writes else {}
     notes = [
         *model.notes,
         *(f"generation setting {key!r} is not supported and was left out" for key in unsupported_keys(generation)),
@@ -34,10 +34,10 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
         task=model.task.name,
         architecture=c.model_type,
         programs={name: f"{name}.onnx" for name in model.programs},
-        cache=c.cache_geometry(provider.activation_dtype) if is_decoder else None,
-        encoder=None if is_decoder else encoder_facts(model),
+        cache=c.cache_geometry(provider.activation_dtype) if writes else None,
+        encoder=None if model.family == "decoder" else encoder_facts(model, recipe),
         context_length=c.context_length,
-        vocab_size=c.vocab_size,
+        vocab_size=model.target_vocab_size,
         parameters=model.parameters,
         device=provider.name,
         precision=recipe.name,
@@ -51,14 +51,16 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
     )
 
 
-def encoder_facts(model: Model) -> EncoderFacts:
+def encoder_facts(model: Model, recipe: Recipe) -> EncoderFacts:
     """What the runtime must know to serve the task."""
     c, task = model.config, model.task
     width = task.dense[-1].out_features if task.dense else c.hidden_size * len(task.pooling)
     return EncoderFacts(
         hidden_size=c.hidden_size,
+        vocab_size=c.vocab_size,
         pad_token_id=c.pad_token_id,
         token_types=has_token_types(c),
+        alone=recipe.rounds_inputs,
         lowercase=task.lowercase,
         labels=task.labels,
         problem_type=task.problem_type,
@@ -70,14 +72,22 @@ def encoder_facts(model: Model) -> EncoderFacts:
     )
 
 
+_TOKENS = ("eos_token_id", "bos_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id")
+_SETTINGS = (
+    *("max_length", "min_length", "num_beams", "length_penalty", "early_stopping", "no_repeat_ngram_size"),
+    *("repetition_penalty", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "do_sample"),
+)
+
+
 def generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The checkpoint's generation settings; older ones name their end token in config.json alone.
+    """The checkpoint's generation settings; older ones name their tokens, or all of them, in config.json alone.
 
     Raises:
         UnsupportedConfig: settings that no generation could use.
     """
-    end = {key: value for key in ("eos_token_id",) if (value := checkpoint.config.get(key)) is not None}
-    defaults = {**end, **checkpoint.generation_config}
+    keys = _TOKENS if checkpoint.generation_config else (*_TOKENS, *_SETTINGS)
+    named = {key: value for key in keys if (value := checkpoint.config.get(key)) is not None}
+    defaults = {**named, **checkpoint.generation_config}
     GenerationConfig.from_checkpoint(defaults)
     return defaults
 

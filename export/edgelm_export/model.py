@@ -14,6 +14,7 @@ from edgelm import signature, tasks
 from edgelm.errors import UnsupportedArchitecture, UnsupportedConfig
 from edgelm_export.architectures import REGISTRY
 from edgelm_export.architectures.base import Architecture
+from edgelm_export.blocks.cross import cross_outputs
 from edgelm_export.blocks.encoder import encoder_inputs
 from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.graph import GraphBuilder
@@ -50,18 +51,23 @@ class Model:
 
     @property
     def family(self) -> str:
-        """What the package will be: "decoder" or "encoder"."""
-        return "decoder" if self.task.name == tasks.TEXT_GENERATION else "encoder"
+        """What the package will be: "decoder", "encoder" or "encoder-decoder"."""
+        return {tasks.TEXT_GENERATION: "decoder", tasks.TEXT_TO_TEXT: "encoder-decoder"}.get(self.task.name, "encoder")
 
     @property
     def programs(self) -> Mapping[str, Callable[[GraphBuilder], None]]:
         """What builds each program of the package."""
-        if self.family == "encoder":
-            return {"encoder": partial(_build_encoder, model=self)}
-        build = self.architecture.decoder
-        if build is None:
-            raise TypeError(f"{self.architecture.family} defines no decoder")
-        return {"decoder": lambda g: build(g, self.config)}
+        programs: dict[str, Callable[[GraphBuilder], None]] = {}
+        if self.family != "decoder":
+            programs["encoder"] = partial(_build_encoder, model=self)
+        if self.family != "encoder":
+            programs["decoder"] = partial(_build_decoder, model=self)
+        return programs
+
+    @property
+    def target_vocab_size(self) -> int:
+        """Width of the logits over tokens; an encoder-decoder may write others than it reads."""
+        return self.config.decoder.vocab_size if self.family == "encoder-decoder" else self.config.vocab_size
 
     @property
     def parameters(self) -> int:
@@ -134,7 +140,13 @@ def check_tied_head(model: Model) -> None:
         )
 
 
-_WITH_TOKEN_LOGITS = (tasks.TEXT_GENERATION, tasks.FILL_MASK)
+_WITH_TOKEN_LOGITS = (tasks.TEXT_GENERATION, tasks.TEXT_TO_TEXT, tasks.FILL_MASK)
+
+
+def _build_decoder(g: GraphBuilder, model: Model) -> None:
+    if model.architecture.decoder is None:
+        raise TypeError(f"{model.architecture.family} defines no decoder")
+    model.architecture.decoder(g, model.config)
 
 
 def _build_encoder(g: GraphBuilder, model: Model) -> None:
@@ -144,6 +156,10 @@ def _build_encoder(g: GraphBuilder, model: Model) -> None:
         raise TypeError(f"{architecture.family} defines no encoder")
     tokens = encoder_inputs(g, c, task)
     x = architecture.encoder(g, c, tokens)
+    if model.family == "encoder-decoder":
+        g.output(signature.source_port(c.hidden_size), x)
+        cross_outputs(g, x, c)
+        return
     g.output(signature.hidden_port(c.hidden_size), x)
     head = tasks.SEQUENCE_CLASSIFICATION if task.name == tasks.RERANKING else task.name
     architecture.heads[head](g, x, c, tokens, task)

@@ -22,11 +22,18 @@ class Rows:
 
 @dataclass(frozen=True)
 class Source:
-    """A module of the checkpoint, and how its layout differs from ours: first the transform, then the rows."""
+    """A module of the checkpoint, and how its layout differs from ours: first the transform, then the rows.
+
+    Attributes:
+        also: other names the same tensor goes by; of tied tables a file keeps any one.
+        leaf: the name is a module's, to which `.weight` or `.bias` is added; else it is the tensor's own.
+    """
 
     name: str
     transform: Transform | None = None
     rows: Rows | None = None
+    also: tuple[str, ...] = ()
+    leaf: bool = True
 
 
 NameMap = Mapping[str, Source]
@@ -37,10 +44,10 @@ def name_map(table: Mapping[str, str | Source]) -> NameMap:
     return {name: source if isinstance(source, Source) else Source(source) for name, source in table.items()}
 
 
-def per_layer(prefix: str, table: Mapping[str, str | Source]) -> dict[str, str | Source]:
-    """The same table for every layer; `prefix` holds `{i}`."""
+def per_layer(prefix: str, table: Mapping[str, str | Source], scope: str = "layers.{i}.") -> dict[str, str | Source]:
+    """The same table for every layer; `prefix` and `scope`, what the canonical names begin with, hold `{i}`."""
     sources = name_map(table)
-    return {f"layers.{{i}}.{name}": replace(source, name=prefix + source.name) for name, source in sources.items()}
+    return {scope + name: replace(source, name=prefix + source.name) for name, source in sources.items()}
 
 
 def joined(source: str, sizes: Mapping[str, int], transform: Transform | None = None) -> dict[str, str | Source]:
@@ -62,9 +69,18 @@ def source_of(names: NameMap, canonical: str) -> Source:
     index = _INDEX.search(f"{module}.")
     template = _INDEX.sub(".{i}.", f"{module}.", count=1)[:-1] if index else module
     source = names[module] if module in names else names[template]
-    return replace(source, name=f"{source.name.replace('{i}', index.group(1)) if index else source.name}.{leaf}")
+    spelt = [name.replace("{i}", index.group(1)) if index else name for name in (source.name, *source.also)]
+    spelt = [f"{name}.{leaf}" if source.leaf else name for name in spelt]
+    return replace(source, name=spelt[0], also=tuple(spelt[1:]))
 
 
 def without_prefix(names: NameMap, prefix: str) -> dict[str, Source]:
     """The same table with `prefix` taken off the source names that begin with it."""
-    return {name: replace(source, name=source.name.removeprefix(prefix)) for name, source in names.items()}
+    return {
+        name: replace(
+            source,
+            name=source.name.removeprefix(prefix),
+            also=tuple(other.removeprefix(prefix) for other in source.also),
+        )
+        for name, source in names.items()
+    }

@@ -127,7 +127,11 @@ def require_consistent(quality: dict[str, Any]) -> None:
     Raises:
         VerificationError: they differ by more than 1e-3 of the logits' scale.
     """
-    drift = quality["steps_against_prefill"]
+    require_steady(quality["steps_against_prefill"])
+
+
+def require_steady(drift: float) -> None:
+    """The same, of the drift itself."""
     if not drift <= _STEP_TOLERANCE:
         raise VerificationError(
             f"the float export disagrees with itself: decode steps differ from prefill by {drift:.2g} of the logits' scale "
@@ -138,13 +142,22 @@ def require_consistent(quality: dict[str, Any]) -> None:
 def _finite(decoder: Decoder, ids: Sequence[int], who: str) -> Iterator[Logits]:
     done = 0
     for logits in decoder.all_logits(0, ids, _CHUNK):
-        if not np.isfinite(logits).all():
-            bad = done + int(np.flatnonzero(~np.isfinite(logits).all(-1))[0])
-            raise VerificationError(
-                f"{who} yields NaN or infinite logits from position {bad} on; the checkpoint may be damaged, or overflow in this precision"
-            )
+        require_finite(logits, who, done)
         done += len(logits)
         yield logits
+
+
+def require_finite(logits: Logits, who: str, done: int = 0) -> None:
+    """No logits [n, vocab_size] of positions from `done` on are NaN or infinite.
+
+    Raises:
+        VerificationError: some are.
+    """
+    if not np.isfinite(logits).all():
+        bad = done + int(np.flatnonzero(~np.isfinite(logits).all(-1))[0])
+        raise VerificationError(
+            f"{who} yields NaN or infinite logits from position {bad} on; the checkpoint may be damaged, or overflow in this precision"
+        )
 
 
 def _log_softmax(logits: Logits) -> NDArray[np.float64]:

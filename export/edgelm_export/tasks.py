@@ -15,6 +15,9 @@ from edgelm_export.task import DenseModule, Task
 
 # The end of a class name of transformers -> what its head was trained for.
 _CLASSES = {
+    "ForConditionalGeneration": tasks.TEXT_TO_TEXT,
+    "MTModel": tasks.TEXT_TO_TEXT,
+    "T5WithLMHeadModel": tasks.TEXT_TO_TEXT,
     "ForCausalLM": tasks.TEXT_GENERATION,
     "LMHeadModel": tasks.TEXT_GENERATION,
     "ForMaskedLM": tasks.FILL_MASK,
@@ -66,14 +69,20 @@ def choose_task(
 
 def _trained_for(checkpoint: Checkpoint, architecture: Architecture) -> str | None:
     """What the head in the checkpoint was trained for, None where its config names no class that we know."""
-    names = checkpoint.config.get("architectures")
-    name = names[0] if isinstance(names, list) and names else None
-    if not isinstance(name, str):
+    name = _class_name(checkpoint)
+    if not name:
         return None
     found = next((task for suffix, task in _CLASSES.items() if name.endswith(suffix)), None)
     if name.endswith("ForPreTraining") and tasks.REPLACED_TOKEN_DETECTION in architecture.heads:
         return tasks.REPLACED_TOKEN_DETECTION
     return found
+
+
+def _class_name(checkpoint: Checkpoint) -> str:
+    """The class of transformers that a config names first, or nothing."""
+    names = checkpoint.config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    return name if isinstance(name, str) else ""
 
 
 def _default(checkpoint: Checkpoint, architecture: Architecture, trained: str | None) -> str:
@@ -84,18 +93,25 @@ def _default(checkpoint: Checkpoint, architecture: Architecture, trained: str | 
     if architecture.decoder is not None and (
         trained is None or (trained == tasks.HIDDEN_STATES and _has_head(checkpoint))
     ):
-        return tasks.TEXT_GENERATION
+        return _written(architecture)
     return trained or tasks.HIDDEN_STATES
+
+
+def _written(architecture: Architecture) -> str:
+    """What a decoder of this architecture writes: the text on, or another text."""
+    return tasks.TEXT_TO_TEXT if architecture.seq2seq else tasks.TEXT_GENERATION
 
 
 def _has_head(checkpoint: Checkpoint) -> bool:
     """Whether a decoder's base class can write text all the same: with a tied head, or one that is there."""
+    if _class_name(checkpoint).endswith("EncoderModel"):
+        return False  # half of an encoder-decoder
     return checkpoint.config.get("tie_word_embeddings") is True or "lm_head.weight" in checkpoint.tensors
 
 
 def _check_served(checkpoint: Checkpoint, architecture: Architecture, name: str, trained: str | None) -> None:
     """That architecture and checkpoint have what the task needs."""
-    defined = [*architecture.heads, *([tasks.TEXT_GENERATION] if architecture.decoder is not None else [])]
+    defined = [*architecture.heads, *([_written(architecture)] if architecture.decoder is not None else [])]
     if tasks.SEQUENCE_CLASSIFICATION in defined:
         defined.append(tasks.RERANKING)
     if name not in defined:
@@ -105,7 +121,8 @@ def _check_served(checkpoint: Checkpoint, architecture: Architecture, name: str,
     head = tasks.SEQUENCE_CLASSIFICATION if name == tasks.RERANKING else name
     if name in _HEADLESS or trained is None or head == trained:
         return
-    if head == tasks.TEXT_GENERATION and trained == tasks.HIDDEN_STATES:
+    half = _class_name(checkpoint).endswith("EncoderModel")
+    if head == _written(architecture) and trained == tasks.HIDDEN_STATES and not half:
         return  # a decoder's base class, whose tied head needs no tensor
     raise UnsupportedConfig(
         f"{checkpoint.files[0]}: the checkpoint is a {checkpoint.config['architectures'][0]}, so it holds no head for {name}; "
@@ -117,7 +134,8 @@ def _embedding(listed: ModuleList | None, architecture: Architecture, pooling: s
     if pooling is not None and pooling not in POOLINGS:
         raise InvalidOption(f"pooling {pooling!r} is not known (known: {', '.join(POOLINGS)})")
     if listed is None or not listed.embeds:
-        chosen = pooling or ("last" if architecture.decoder is not None else "mean")
+        causal = architecture.decoder is not None and not architecture.seq2seq
+        chosen = pooling or ("last" if causal else "mean")
         note = f"the checkpoint names no pooling, so {chosen} pooling was taken; --pooling chooses another"
         return Task(tasks.EMBEDDING, pooling=(chosen,), notes=() if pooling else (note,))
     modules = listed.read()

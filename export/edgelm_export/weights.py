@@ -93,7 +93,7 @@ class Weights:
     def get(self, name: str, shape: tuple[int, ...]) -> Weight:
         """The weight `name` of exactly `shape`; a missing or misshapen one is noted and stands in as an empty promise until `finish`."""
         source, spelling, tensor = self._find(name)
-        self._used.add(spelling)
+        self._used |= {spelling, *source.also}
         stored = shape if source.rows is None else (source.rows.total, *shape[1:])
         if tensor is None:
             self._missing.append(f"{name} <- {source.name} {list(stored)}")
@@ -128,8 +128,8 @@ class Weights:
     def _find(self, name: str) -> tuple[Source, str, LazyTensor | None]:
         """Where a weight comes from, how the checkpoint spells that, and the tensor, if it is there."""
         source, tensors = source_of(self._names, name), self._checkpoint.tensors
-        older = _older_spelling(source.name)
-        spelling = older if source.name not in tensors and older in tensors else source.name
+        spellings = [spelt for one in (source.name, *source.also) for spelt in (one, _older_spelling(one))]
+        spelling = next((spelt for spelt in spellings if spelt in tensors), source.name)
         return source, spelling, tensors.get(spelling)
 
     def _is_ignored(self, name: str) -> bool:

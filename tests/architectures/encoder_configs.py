@@ -52,8 +52,8 @@ _LABELLED = (SUFFIXES[SEQUENCE_CLASSIFICATION], SUFFIXES[TOKEN_CLASSIFICATION])
 
 
 def encoder_types() -> list[str]:
-    """Every model type that has an encoder program, decoders that may serve as encoders among them."""
-    return sorted(name for name, architecture in REGISTRY.items() if architecture.encoder is not None)
+    """Every model type that is an encoder, decoders that may serve as one among them; halves of encoder-decoders are not."""
+    return sorted(name for name, kind in REGISTRY.items() if kind.encoder is not None and not kind.seq2seq)
 
 
 def encoder_classes(model_type: str) -> dict[str, str]:

@@ -13,6 +13,8 @@ from tests.architectures.encoder_tables import OWN as ENCODERS
 from tests.architectures.random_checkpoints import random_tensors, write_checkpoint
 from tests.architectures.random_configs import COMMON, OWN, Case, older_spelling, random_cases, rope_keys
 from tests.architectures.running import FLOAT_TOLERANCE, distance, export_and_load, step_logits
+from tests.architectures.seq2seq_configs import seq2seq_cases, seq2seq_types
+from tests.architectures.seq2seq_tables import TABLES as SEQ2SEQ
 
 COUNT = 6  # a model type; the fewest that hold every value of every table are 5
 
@@ -29,7 +31,9 @@ def test_decode_steps_equal_one_prefill(case: Case, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model_type", sorted(REGISTRY))
 def test_every_architecture_has_tables(model_type: str) -> None:
-    assert model_type in OWN if REGISTRY[model_type].decoder is not None else model_type in ENCODERS
+    architecture = REGISTRY[model_type]
+    tables = SEQ2SEQ if architecture.seq2seq else ENCODERS if architecture.decoder is None else OWN
+    assert model_type in tables
 
 
 @pytest.mark.parametrize("model_type", sorted(OWN))
@@ -61,3 +65,12 @@ def test_every_class_of_an_encoder_and_every_part_of_its_tables_is_tried(model_t
 
 def test_the_same_encoders_come_every_time() -> None:
     assert encoder_cases("bert") == encoder_cases("bert")
+
+
+@pytest.mark.parametrize("model_type", seq2seq_types())
+def test_every_part_of_the_tables_of_an_encoder_decoder_is_tried(model_type: str) -> None:
+    configs = [case.config for case in seq2seq_cases(model_type)]
+    assert configs == [case.config for case in seq2seq_cases(model_type)]
+    for column in SEQ2SEQ[model_type].values():
+        for part in column:
+            assert any(part.items() <= config.items() for config in configs)

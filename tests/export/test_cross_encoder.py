@@ -13,6 +13,7 @@ from edgelm.tasks import MULTI_LABEL, REGRESSION, RERANKING, SEQUENCE_CLASSIFICA
 from edgelm_export.checkpoint import open_checkpoint
 from edgelm_export.manifest import encoder_facts
 from edgelm_export.model import understand
+from edgelm_export.quantize.recipe import preset
 from tests.runtime.encoders import encoder_config, write_encoder
 
 IDENTITY, SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
@@ -53,7 +54,7 @@ def test_the_logit_is_a_sigmoid_s_unless_the_checkpoint_names_another(
 ) -> None:
     model = understand(open_checkpoint(checkpoint(tmp_path / "model", settings, **config)))
     assert model.task.name == RERANKING
-    assert encoder_facts(model).problem_type == expected
+    assert encoder_facts(model, preset("fp32", 1)).problem_type == expected
     assert model.config.notes == ()
 
 

@@ -140,17 +140,17 @@ def test_a_pooling_that_was_asked_for_needs_no_note(pooling: str) -> None:
 
 @pytest.mark.parametrize("alias", tasks.ALIASES)
 def test_tasks_go_by_the_hubs_names_too(alias: str) -> None:
-    assert (
-        choose("BertForSequenceClassification" if "text" in alias else None, alias, **labels("a")).name
-        == (tasks.ALIASES[alias])
-    )
+    task = tasks.ALIASES[alias]
+    of = {tasks.TEXT_TO_TEXT: "BartForConditionalGeneration", tasks.EMBEDDING: None, tasks.HIDDEN_STATES: None}
+    family = "bart" if task == tasks.TEXT_TO_TEXT else "bert"
+    assert choose(of.get(task, "BertForSequenceClassification"), alias, family=family, **labels("a")).name == task
 
 
 def test_an_unknown_task_lists_those_that_are_known() -> None:
     with pytest.raises(
-        InvalidOption, match=r"task 'summarization' is not known \(known: text-generation, hidden-states"
+        InvalidOption, match=r"task 'clairvoyance' is not known \(known: text-generation, text-to-text, hidden-states"
     ):
-        choose(None, "summarization")
+        choose(None, "clairvoyance")
 
 
 def test_an_unknown_pooling_lists_those_that_are_known() -> None:

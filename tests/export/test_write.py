@@ -10,7 +10,10 @@ import pytest
 
 from edgelm.errors import PackageError
 from edgelm.package import MANIFEST
-from edgelm_export.write import DataFile, check_space, package_folder
+from edgelm_export.checkpoint import open_checkpoint
+from edgelm_export.write import DataFile, check_space, digests, package_folder, write_texts
+from tests.export.builders import write_hub_folder
+from tests.export.slow_files import sentencepiece, settings
 
 
 def test_a_finished_folder_takes_its_name_and_leaves_no_trace(tmp_path: Path) -> None:
@@ -109,3 +112,17 @@ def test_a_store_refuses_what_was_not_promised(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="a piece is float64, the tensor float32"):
         data.add(np.dtype(np.float32), (1,), lambda: [np.zeros(1)])
     data.close()
+
+
+def test_both_tokenizers_of_marian_are_written_and_recorded(tmp_path: Path) -> None:
+    model = sentencepiece("source.spm", "<unk>", "<s>", "</s>")
+    files = {**model, "target.spm": model["source.spm"], "vocab.json": b'{"</s>": 0, "<unk>": 1}'}
+    files |= settings(tokenizer_class="MarianTokenizer")
+    (tmp_path / "checkpoint").mkdir()
+    folder = write_hub_folder(
+        tmp_path / "checkpoint", {"model_type": "marian"}, {"w": np.zeros(3, np.float32)}, files=files
+    )
+    package = tmp_path / "package"
+    package.mkdir()
+    write_texts(open_checkpoint(folder), package)
+    assert {"tokenizer.json", "tokenizer_target.json", "config.json"} <= digests(package).keys()

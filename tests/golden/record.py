@@ -23,7 +23,9 @@ from tests.architectures.random_checkpoints import SPECIAL_TOKENS, Tensors, rand
 from tests.architectures.random_configs import Config
 from tests.golden.cases import Golden, golden_cases
 from tests.golden.encoder_cases import encoder_golden_cases
+from tests.golden.seq2seq_cases import seq2seq_golden_cases
 from tests.parity.golden_encoders import record_encoder
+from tests.parity.golden_seq2seq import record_seq2seq
 from tests.parity.reference import Logits, load_reference, reference_greedy, reference_logits
 
 FOLDER = Path(__file__).parent
@@ -112,14 +114,16 @@ def _require_sensitive(case: Golden, folder: Path, tensors: Tensors, prompt: lis
 def main(names: list[str]) -> None:
     """Records the named cases, or all of them."""
     torch.set_num_threads(1)
-    decoders, encoders = golden_cases(), encoder_golden_cases()
-    known = [*decoders, *encoders]
+    decoders, encoders, seq2seq = golden_cases(), encoder_golden_cases(), seq2seq_golden_cases()
+    known = [*decoders, *encoders, *seq2seq]
     unknown = set(names) - set(known)
     if unknown:
         raise click.UsageError(f"no such case: {', '.join(sorted(unknown))} (known: {', '.join(known)})")
     for name in names or known:
         if name in decoders:
             record(decoders[name], FOLDER / name)
+        elif name in seq2seq:
+            record_seq2seq(seq2seq[name], FOLDER / name)
         else:
             record_encoder(encoders[name], FOLDER / name)
         size = sum(file.stat().st_size for file in (FOLDER / name).iterdir())

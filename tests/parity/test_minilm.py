@@ -25,6 +25,10 @@ SENTENCES, DIMENSION = 200, 384
 FLOAT_COSINE = 0.99999
 INT8_MEAN_COSINE, INT8_WORST_COSINE = 0.995, 0.98
 
+# How much a value of an embedding may depend on what else is in the call. Floats are multiplied in groups of texts of one length,
+# which moves last bits; what rounds its input runs each text alone, and not a bit moves.
+FLOAT_BATCH_TOLERANCE = 1e-6
+
 Embeddings = NDArray[np.float32]
 
 
@@ -69,13 +73,14 @@ def test_int8_embeddings_are_close_to_the_reference_s(int8: Any, texts: list[str
     assert found.min() > INT8_WORST_COSINE
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_text_alone_gives_what_it_gives_in_a_batch_to_the_last_bit(
-    precision: str, texts: list[str], request: pytest.FixtureRequest
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", FLOAT_BATCH_TOLERANCE), ("int8", 0.0)])
+def test_a_text_alone_gives_what_it_gives_in_a_batch(
+    precision: str, tolerance: float, texts: list[str], request: pytest.FixtureRequest
 ) -> None:
     model = request.getfixturevalue(precision)
     together = model.encode(texts, batch_size=32)
-    np.testing.assert_array_equal(np.concatenate([model.encode([text]) for text in texts]), together)
+    alone = np.concatenate([model.encode([text]) for text in texts])
+    np.testing.assert_allclose(alone, together, rtol=0, atol=tolerance)
 
 
 def test_embeddings_are_float32_of_length_1_in_the_order_of_the_texts(fp32: Any, texts: list[str]) -> None:
@@ -83,7 +88,7 @@ def test_embeddings_are_float32_of_length_1_in_the_order_of_the_texts(fp32: Any,
     assert found.shape == (SENTENCES, DIMENSION)
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
-    np.testing.assert_array_equal(fp32.encode(texts[::-1])[::-1], found)
+    np.testing.assert_allclose(fp32.encode(texts[::-1])[::-1], found, rtol=0, atol=FLOAT_BATCH_TOLERANCE)
 
 
 def load_exported(checkpoint: Path, out: Path, precision: str) -> Any:

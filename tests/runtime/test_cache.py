@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgelm.cache import StaticKVCache
+from edgelm.cache import SPARE, StaticKVCache, copies
 from edgelm.errors import ContextOverflow
 from edgelm.signature import CacheGeometry
 
@@ -53,14 +53,122 @@ def test_inputs_and_outputs_are_one_memory() -> None:
     assert inputs["past_key_values.0.key"].flags.c_contiguous
 
 
-def test_moving_and_shrinking_takes_a_row_out() -> None:
-    cache = StaticKVCache(GEOMETRY, batch=3, limit=64)
-    cache.rows(2, 3)[0]["past_key_values.0.key"][:, :, :4] = 5
-    cache.advance(2, 4)
-    cache.move(2, 0)
-    cache.shrink(2)
-    assert cache.lengths == [4, 0]
-    assert (cache.rows(0, 1)[0]["past_key_values.0.key"][:, :, :4] == 5).all()
+def filled(rows: int, limit: int = 64) -> tuple[StaticKVCache, list[list[int]]]:
+    """A cache, and the number that every valid position of each row holds."""
+    return StaticKVCache(GEOMETRY, rows, limit), [[] for _ in range(rows)]
+
+
+def write(cache: StaticKVCache, held: list[list[int]], row: int, number: int) -> None:
+    """What a program does with one token: the next position of a row, in all buffers."""
+    cache.reserve(cache.lengths[row] + 1)
+    for array in cache.rows(0, len(held))[0].values():
+        array[row, :, cache.lengths[row]] = number
+    cache.advance(row, 1)
+    held[row].append(number)
+
+
+def contents(cache: StaticKVCache) -> list[list[int]]:
+    """The numbers of every row's valid positions, which are the same in all buffers, heads and columns."""
+    found: list[list[int]] = []
+    for row, length in enumerate(cache.lengths):
+        pieces = np.stack([array[0, :, :length] for array in cache.rows(row, row + 1)[0].values()])
+        numbers = pieces[0, 0, :, 0]
+        assert (pieces == numbers[:, None]).all()
+        found.append(numbers.astype(int).tolist())
+    return found
+
+
+def reorder(cache: StaticKVCache, held: list[list[int]], parents: list[int]) -> None:
+    cache.reorder(parents)
+    held[:] = [list(held[parent]) for parent in parents]
+
+
+@pytest.mark.parametrize(
+    "parents",
+    [
+        [0, 0, 0, 0, 1, 1, 2],  # more rows than before
+        [2, 1],  # a row leaves, the last takes its place
+        [1],
+        [1, 0, 2],  # a swap
+        [1, 2, 0],  # a cycle
+        [2, 2, 2],
+        [0, 0, 1],
+    ],
+)
+def test_rows_take_over_what_their_parents_hold(parents: list[int]) -> None:
+    cache, held = filled(3)
+    for row, count in enumerate((5, 2, 9)):
+        for position in range(count):
+            write(cache, held, row, 100 * row + position)
+    reorder(cache, held, parents)
+    assert contents(cache) == held
+
+
+def test_any_sequence_of_steps_and_reorders_keeps_every_row() -> None:
+    rng = np.random.default_rng(1)
+    number = 0
+    for _ in range(40):
+        cache, held = filled(3, limit=600)
+        for _ in range(12):
+            for row in range(len(held)):
+                for _ in range(int(rng.integers(1, 40 if rng.random() < 0.1 else 3))):
+                    write(cache, held, row, number := number + 1)
+            if rng.random() < 0.2:
+                row, length = int(rng.integers(len(held))), int(rng.integers(1, 9))
+                cache.truncate(row, length)
+                held[row] = held[row][:length]
+            reorder(cache, held, rng.integers(0, len(held), rng.integers(1, 8)).tolist())
+            assert contents(cache) == held
+
+
+def test_only_what_differs_is_copied() -> None:
+    cache, held = filled(1)
+    for number in range(20):
+        write(cache, held, 0, number)
+    reorder(cache, held, [0, 0, 0])
+    for row in range(3):
+        write(cache, held, row, 50 + row)
+    for array in cache.rows(0, 3)[0].values():
+        array[:, :, :20] += np.array([0.25, 0.5, 0.75], array.dtype)[:, None, None, None]  # told apart from here on
+    reorder(cache, held, [2, 1, 2])
+    assert contents(cache) == held
+    for array in cache.rows(0, 3)[0].values():
+        np.testing.assert_array_equal(array[:, 0, :20, 0] % 1, [[0.25] * 20, [0.5] * 20, [0.75] * 20])
+
+
+def test_rows_that_leave_and_come_back_find_room() -> None:
+    cache, held = filled(4)
+    for row in range(4):
+        write(cache, held, row, row)
+    before = cache.nbytes
+    reorder(cache, held, [3, 1])
+    reorder(cache, held, [1, 1, 0, 0])
+    assert contents(cache) == [[1], [1], [3], [3]]
+    assert cache.nbytes == before
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_each_row_is_copied_once_and_each_cycle_takes_one_detour(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = int(rng.integers(1, 12))
+    wanted = [int(row) for row in (rng.permutation(rows) if seed % 2 else rng.integers(0, rows, rows))]
+    parents = {row: parent for row, parent in enumerate(wanted) if row != parent}
+    held = {row: row for row in range(rows)}
+    order = list(copies(parents))
+    for source, target in order:
+        held[target] = held[source]
+    assert [held[row] for row in range(rows)] == wanted
+    detours = [target for _, target in order if target == SPARE]
+    assert len(detours) == sum(_leads_a_cycle(parents, row) for row in parents)
+    assert len(order) == len(parents) + len(detours)
+
+
+def _leads_a_cycle(parents: dict[int, int], row: int) -> bool:
+    """True for one row of each group of rows that want each other's contents all around."""
+    path = [row]
+    while path[-1] in parents and parents[path[-1]] not in path:
+        path.append(parents[path[-1]])
+    return parents.get(path[-1]) == row == min(path)
 
 
 def test_truncating_only_shortens() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgelm.encode import Encoder, Row, Threads, buckets
+from edgelm.encode import Encoder, Grouping, Row, Threads, buckets
 from edgelm.loading import physical_cores
 from edgelm.session import Program
 
@@ -29,26 +29,38 @@ class Echo:
         return [{"tokens": values, "rows": values[:, 0], "asked": values[:, :1]}[name] for name in outputs]
 
 
-def encoder(program: Echo, bucket_tokens: int = 1, threads: Threads | None = None) -> Encoder:
-    return Encoder(cast(Program, program), 0, bucket_tokens, threads)
+def encoder(program: Echo, tokens: int = 1, threads: Threads | None = None) -> Encoder:
+    return Encoder(cast(Program, program), 0, Grouping(tokens, pads=True), threads)
 
 
-@given(lengths=st.lists(st.integers(1, 40), max_size=60), batch_size=st.integers(1, 9), tokens=st.integers(1, 200))
-def test_every_row_is_in_one_bucket_within_its_limits(lengths: list[int], batch_size: int, tokens: int) -> None:
-    groups = buckets(lengths, batch_size, tokens)
+@given(
+    lengths=st.lists(st.integers(1, 40), max_size=60),
+    batch_size=st.integers(1, 9),
+    tokens=st.integers(1, 200),
+    pads=st.booleans(),
+)
+def test_every_row_is_in_one_bucket_within_its_limits(
+    lengths: list[int], batch_size: int, tokens: int, pads: bool
+) -> None:
+    groups = buckets(lengths, batch_size, Grouping(tokens, pads))
     assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
     for group in groups:
         longest = max(lengths[i] for i in group)
         assert len(group) <= batch_size
         assert len(group) == 1 or len(group) * longest <= tokens
+        assert pads or len({lengths[i] for i in group}) == 1
 
 
 def test_rows_of_a_bucket_are_of_like_length() -> None:
-    assert buckets([3, 9, 4, 9, 3], batch_size=2, tokens=100) == [[1, 3], [2, 0], [4]]
+    assert buckets([3, 9, 4, 9, 3], 2, Grouping(100, pads=True)) == [[1, 3], [2, 0], [4]]
+
+
+def test_without_padding_they_are_of_one_length() -> None:
+    assert buckets([3, 9, 4, 9, 3], 2, Grouping(100, pads=False)) == [[1, 3], [2], [0, 4]]
 
 
 def test_one_token_a_bucket_runs_every_text_alone() -> None:
-    assert buckets([3, 9, 4], batch_size=32, tokens=1) == [[1], [2], [0]]
+    assert buckets([3, 3, 4], 32, Grouping()) == [[2], [0], [1]]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -108,3 +120,12 @@ def test_cores_that_share_their_hardware_count_once(tmp_path: Any, monkeypatch: 
         (folder / "thread_siblings_list").write_text(f"{i // 2 * 2}-{i // 2 * 2 + 1}\n")
     assert physical_cores(tmp_path) == 2
     assert physical_cores(tmp_path / "nothing") == 4
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_rows_alone_come_in_their_order_with_every_output(workers: int) -> None:
+    program = Echo()
+    rows = [Row([i, i + 1]) for i in range(1, 8)]
+    found = list(encoder(program, 100, Threads(workers)).alone(rows, ["rows", "tokens"]))
+    assert [values[0, 0] for values, _ in found] == [row.ids[0] for row in rows]
+    assert all(len(feeds["input_ids"]) == 1 for feeds in program.calls)

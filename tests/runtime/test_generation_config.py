@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from edgelm.errors import InvalidOption, UnsupportedConfig
-from edgelm.generation_config import GenerationConfig, Interval, option_fields, unsupported_keys
+from edgelm.generation_config import GenerationConfig, option_fields, unsupported_keys
+from edgelm.option import Interval
 
 
 def test_defaults_sample_from_the_unfiltered_distribution():
@@ -55,6 +56,24 @@ def test_one_stop_text_or_end_id_stands_for_a_list_of_one():
         ("eos_token_id", (-1,), r"eos_token_id is -1, but must be an integer in \[0, inf\)"),
         ("eos_token_id", "2", r"eos_token_id is '2', but must be an integer"),
         ("eos_token_id", (False,), r"eos_token_id is False"),
+        ("num_beams", 0, r"num_beams is 0, but must be an integer in \[1, inf\)"),
+        ("num_return_sequences", 0, r"num_return_sequences is 0, but must be an integer in \[1, inf\)"),
+        ("no_repeat_ngram_size", -1, r"no_repeat_ngram_size is -1, but must be an integer in \[0, inf\)"),
+        ("min_new_tokens", -1, r"min_new_tokens is -1"),
+        ("length_penalty", math.inf, r"length_penalty is inf, but must be a number in \[-100, 100\]"),
+        ("early_stopping", "sometimes", r"early_stopping is 'sometimes', but must be false, true or never"),
+        ("early_stopping", 1, r"early_stopping is 1, but must be false, true or never"),
+        ("renormalize_logits", "never", r"renormalize_logits is 'never', but must be false or true"),
+        ("forced_bos_token_id", -1, r"forced_bos_token_id is -1, but must be an integer in \[0, inf\)"),
+        ("forced_eos_token_id", "2", r"forced_eos_token_id is '2'"),
+        ("suppress_tokens", (1, -1), r"suppress_tokens is -1"),
+        (
+            "bad_words_ids",
+            [[1], []],
+            r"bad_words_ids is \[\[1\], \[\]\], but must be a list of lists, each item an integer in \[0",
+        ),
+        ("bad_words_ids", [1, 2], r"bad_words_ids is 1, but must be a list of lists"),
+        ("bad_words_ids", [[1, "a"]], r"bad_words_ids is 'a', but must be a list of lists"),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_is_allowed(name: str, value: Any, message: str):
@@ -89,7 +108,7 @@ def test_replace_refuses_wrong_values():
 def test_replace_names_the_nearest_known_option():
     with pytest.raises(InvalidOption, match=r"unknown generation option 'temprature': did you mean 'temperature'\?"):
         GenerationConfig().replace(temprature=1.0)
-    with pytest.raises(InvalidOption, match=r"unknown generation option 'xyz': choose from max_new_tokens, temp"):
+    with pytest.raises(InvalidOption, match=r"unknown generation option 'xyz': choose from max_new_tokens, min_"):
         GenerationConfig().replace(xyz=None)
 
 
@@ -124,6 +143,80 @@ def test_a_single_end_id_of_a_checkpoint_is_read():
     assert GenerationConfig.from_checkpoint({"eos_token_id": 2}).eos_token_id == (2,)
 
 
+def test_a_checkpoint_that_searches_with_beams_keeps_its_settings():
+    raw = {
+        "num_beams": 4, "length_penalty": 2.0, "early_stopping": True, "no_repeat_ngram_size": 3, "min_length": 56,
+        "forced_bos_token_id": 0, "forced_eos_token_id": 2, "bad_words_ids": [[5], [6, 7]], "suppress_tokens": [1],
+        "begin_suppress_tokens": [8, 9], "encoder_no_repeat_ngram_size": 2, "renormalize_logits": True,
+        "num_return_sequences": 2, "eos_token_id": 2, "max_length": 142, "min_new_tokens": 4,
+    }  # fmt: skip
+    assert unsupported_keys(raw) == []
+    assert GenerationConfig.from_checkpoint(raw) == GenerationConfig(
+        temperature=0, num_beams=4, length_penalty=2.0, early_stopping=True, no_repeat_ngram_size=3, min_length=56,
+        forced_bos_token_id=0, forced_eos_token_id=(2,), bad_words_ids=((5,), (6, 7)), suppress_tokens=(1,),
+        begin_suppress_tokens=(8, 9), encoder_no_repeat_ngram_size=2, renormalize_logits=True,
+        num_return_sequences=2, eos_token_id=(2,), min_new_tokens=4,
+    )  # fmt: skip
+
+
+def test_max_length_counts_only_where_the_beginning_is_known():
+    assert GenerationConfig.from_checkpoint({"max_length": 142}).max_new_tokens == 256
+    assert GenerationConfig.from_checkpoint({"max_length": 142}, start_tokens=1).max_new_tokens == 141
+    both = {"max_length": 142, "max_new_tokens": 9}
+    assert GenerationConfig.from_checkpoint(both, start_tokens=1).max_new_tokens == 9
+    assert GenerationConfig.from_checkpoint({"max_length": None}, start_tokens=1).max_new_tokens == 256
+
+
+@pytest.mark.parametrize(
+    ("value", "read"), [(True, True), ("true", True), (False, False), ("false", False), ("never", "never")]
+)
+def test_early_stopping_is_a_boolean_or_never_in_json_and_on_a_command_line(value: Any, read: Any):
+    assert GenerationConfig(early_stopping=value).early_stopping is read
+
+
+def test_beams_switch_off_a_temperature_that_was_there_before():
+    config = GenerationConfig(temperature=0.7, top_k=20).replace(num_beams=3)
+    assert (config.temperature, config.num_beams, config.top_k) == (0.0, 3, 20)
+    assert config.replace(temperature=0, max_new_tokens=3).num_beams == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"temperature": 0.7}, "temperature"),
+        ({"top_k": 5}, "top_k"),
+        ({"temperature": 1, "top_p": 0.9, "min_p": 0.1}, "temperature and top_p and min_p"),
+    ],
+)
+def test_beams_and_settings_of_a_draw_contradict_each_other(given: dict[str, Any], named: str):
+    message = rf"{named} cannot be combined with num_beams 4, .*: drop {named}, or give num_beams 1"
+    with pytest.raises(InvalidOption, match=message):
+        GenerationConfig().replace(num_beams=4, **given)
+    with pytest.raises(InvalidOption, match=message):
+        GenerationConfig(num_beams=4).replace(**given)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_beams": 2, "num_return_sequences": 3}, r"num_return_sequences 3 is more than num_beams 2 can find"),
+        (
+            {"temperature": 0, "num_return_sequences": 3},
+            r"greedy decoding has one result, .* is 3: give num_beams 3 or more",
+        ),
+        (
+            {"num_beams": 2, "stop": ("x",)},
+            r"stop cannot end a beam search \(num_beams 2\): drop stop, or give num_beams 1",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(options: dict[str, Any], message: str):
+    with pytest.raises(InvalidOption, match=message):
+        GenerationConfig().replace(**options)
+    with pytest.raises(InvalidOption, match=message):
+        GenerationConfig(**options)
+
+
 def test_an_unusable_value_in_a_checkpoint_names_the_file_and_all_entries():
     raw = {"do_sample": True, "top_p": 7, "eos_token_id": "</s>"}
     message = r"generation_config\.json: option top_p is 7,.*; option eos_token_id is '</s>',.*; correct or remove"
@@ -140,10 +233,18 @@ def test_a_checkpoint_whose_do_sample_is_no_boolean_is_refused():
 
 def test_keys_that_would_change_the_output_are_listed():
     raw = {
-        "num_beams": 4, "no_repeat_ngram_size": 3, "typical_p": 0.9, "suppress_tokens": [1], "forced_eos_token_id": 2,
-        "watermarking_config": {}, "bad_words_ids": [[3]], "min_new_tokens": 5, "guidance_scale": 1.5,
+        "typical_p": 0.9, "watermarking_config": {}, "guidance_scale": 1.5, "num_beam_groups": 2,
+        "diversity_penalty": 0.5, "encoder_repetition_penalty": 1.2, "sequence_bias": [[[1], 2.0]],
+        "exponential_decay_length_penalty": [1, 1.1],
     }  # fmt: skip
     assert unsupported_keys(raw) == sorted(raw)
+
+
+def test_beams_that_are_drawn_are_listed_and_not_searched():
+    raw = {"do_sample": True, "num_beams": 4, "temperature": 0.7}
+    assert unsupported_keys(raw) == ["num_beams"]
+    config = GenerationConfig.from_checkpoint(raw)
+    assert (config.num_beams, config.temperature) == (1, 0.7)
 
 
 def test_a_key_nobody_knows_is_listed():
@@ -155,7 +256,7 @@ def test_neutral_values_and_keys_without_effect_are_not_listed():
         "do_sample": True, "temperature": 0.6, "top_p": 0.9, "eos_token_id": 2, "stop_strings": None, "num_beams": 1,
         "typical_p": 1.0, "no_repeat_ngram_size": 0, "suppress_tokens": None, "begin_suppress_tokens": [],
         "bos_token_id": 1, "pad_token_id": 0, "max_length": 4096, "transformers_version": "5.0", "use_cache": True,
-        "_from_model_config": True, "length_penalty": 2.0,
+        "_from_model_config": True, "length_penalty": 2.0, "num_beam_groups": 1, "diversity_penalty": 0.0,
     }  # fmt: skip
     assert unsupported_keys(raw) == []
 
@@ -163,12 +264,14 @@ def test_neutral_values_and_keys_without_effect_are_not_listed():
 def test_every_field_describes_itself():
     for field in dataclasses.fields(GenerationConfig):
         assert field.metadata["help"].endswith(".")
-        assert set(field.metadata) == {"help", "range", "type", "multiple", "cli"}
+        assert set(field.metadata) == {"help", "range", "type", "multiple", "cli", "choices", "nested"}
 
 
 def test_command_line_options_are_the_fields_meant_for_it():
     options = {option.name: option for option in option_fields()}
-    assert list(options) == [f.name for f in dataclasses.fields(GenerationConfig) if f.name != "eos_token_id"]
+    names = [f.name for f in dataclasses.fields(GenerationConfig)]
+    assert list(options) == names[: names.index("eos_token_id")]
+    assert (options["early_stopping"].type, options["early_stopping"].choices) == (str, ("false", "true", "never"))
     assert (options["top_k"].type, options["top_k"].default, options["top_k"].range) == (int, 0, Interval(0))
     assert (options["seed"].type, options["seed"].default, options["seed"].multiple) == (int, None, False)
     assert (options["stop"].type, options["stop"].range, options["stop"].multiple) == (str, None, True)

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from edgelm.logits import Logits, Processor, min_p, repetition_penalty, softmax_weights, temperature, top_k, top_p
+from edgelm.logits import (
+    Logits,
+    Processor,
+    highest,
+    log_sum_exp,
+    min_p,
+    repetition_penalty,
+    softmax_weights,
+    temperature,
+    top_k,
+    top_p,
+)
 
 NEG = -math.inf
 
@@ -47,6 +58,21 @@ def test_repetition_penalty_forgets_a_sequence_that_was_cut_or_changed(other: li
     process = repetition_penalty(2.0)
     process([0, 2], np.array([4, 4, 4], np.float32))
     assert process(other, np.array([4, 4, 4], np.float32)).tolist() == [4, 2, 4]
+
+
+def test_repetition_penalty_tells_beams_apart_that_have_the_same_length_and_last_token():
+    process = repetition_penalty(2.0)
+    assert process([0, 2], np.array([4, 4, 4], np.float32)).tolist() == [2, 4, 2]
+    assert process([1, 2], np.array([4, 4, 4], np.float32)).tolist() == [4, 2, 2]
+
+
+def test_repetition_penalty_follows_a_list_that_grows():
+    process, ids = repetition_penalty(2.0), [0]
+    assert process(ids, np.array([4, 4, 4], np.float32)).tolist() == [2, 4, 4]
+    ids.append(2)
+    assert process(ids, np.array([4, 4, 4], np.float32)).tolist() == [2, 4, 2]
+    ids[:] = [1]
+    assert process(ids, np.array([4, 4, 4], np.float32)).tolist() == [4, 2, 4]
 
 
 def test_repetition_penalty_skips_ids_beyond_the_logits_and_accepts_no_ids():
@@ -136,3 +162,36 @@ def test_softmax_weights_skip_the_removed_when_few_are_left():
     assert index is not None
     assert index.tolist() == [7, 30]
     assert weights == pytest.approx([0.25, 1.0])
+
+
+def test_log_sum_exp_turns_logits_into_log_probabilities():
+    assert log_sum_exp(log(0.1, 0.4, 0.5)) == pytest.approx(0.0, abs=1e-6)
+    assert log_sum_exp(log(0.1, 0.4, 0.5) + 300) == pytest.approx(300.0)
+    assert log_sum_exp(np.array([NEG, 2.0, NEG], np.float32)) == 2.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_log_sum_exp_shows_damaged_logits(bad: float):
+    assert not math.isfinite(log_sum_exp(np.array([1, bad], np.float32)))
+    assert log_sum_exp(np.full(3, NEG, np.float32)) == NEG
+
+
+@pytest.mark.parametrize("size", [1, 5, 511, 512, 3_001, 150_001])
+@pytest.mark.parametrize("count", [1, 8, 300])
+def test_highest_holds_the_highest_and_few_more(size: int, count: int):
+    logits = np.random.default_rng(7).permutation(size).astype(np.float32)
+    found = highest(logits, count)
+    assert set(logits[found].astype(int)) >= set(range(max(size - count, 0), size))
+    assert found.size == len(set(found.tolist())) <= 8 * count
+
+
+def test_highest_never_holds_what_was_removed():
+    for size in (6, 5_000):
+        logits = np.full(size, NEG, np.float32)
+        logits[[2, 4]] = 1.0
+        assert sorted(highest(logits, 4).tolist()) == [2, 4]
+        assert highest(np.full(size, NEG, np.float32), 4).tolist() == []
+
+
+def test_highest_holds_all_that_tie_with_the_last():
+    assert sorted(highest(np.array([3, 1, 1, 0, 1], np.float32), 2).tolist()) == [0, 1, 2, 4]

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from edgelm.constraints import suppress_until
 from edgelm.errors import GenerationError
 from edgelm.generation_config import GenerationConfig
 from edgelm.logits import Logits
@@ -90,6 +91,26 @@ def test_a_draw_does_not_depend_on_what_else_is_sampled():
     ours, other = Sampler(GenerationConfig(seed=1), 5), Sampler(GenerationConfig(seed=9), 5)
     together = [(ours([0], FIVE), other([0], FIVE))[0] for _ in range(20)]
     assert together == alone
+
+
+def test_sequences_of_one_prompt_draw_by_their_number_and_the_first_as_if_alone():
+    streams = [Sampler(GenerationConfig(seed=1), 5, (), number) for number in range(3)]
+    drawn = [[stream([0], FIVE) for _ in range(50)] for stream in streams]
+    assert drawn[0] == draw(GenerationConfig(seed=1), FIVE, 50)
+    assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
+
+
+def test_constraints_run_before_the_draw_and_the_greedy_choice():
+    for changes in ({"temperature": 0.0}, {"top_k": 1, "seed": 0}):
+        sampler = Sampler(GenerationConfig(**changes), 5, [suppress_until(9, [0, 2])])  # type: ignore[arg-type]
+        assert sampler([0], FIVE) == 4
+
+
+@pytest.mark.parametrize("temperature_value", [0.0, 1.0])
+def test_constraints_that_leave_nothing_are_an_error_and_not_a_token(temperature_value: float):
+    sampler = Sampler(GenerationConfig(temperature=temperature_value), 5, [suppress_until(9, range(5))])
+    with pytest.raises(GenerationError, match=r"after 3 tokens the settings forbid every token; relax no_repeat_ngram"):
+        sampler([0, 1, 2], FIVE)
 
 
 def test_without_a_seed_every_sampler_draws_afresh():

@@ -26,6 +26,7 @@ class Architecture:
         heads: what stands on an encoder's hidden states, by task.
         head_names: canonical -> source module names of everything that only some checkpoints hold: heads and poolers.
         prefix: what checkpoints with a head put before the names of the rest; those without a head leave it out.
+        seq2seq: encoder and decoder belong together: the decoder attends to what the encoder puts out.
         ignored: glob on source names -> why leaving those tensors out is right; any other leftover is an error.
     """
 
@@ -38,4 +39,5 @@ class Architecture:
     heads: Mapping[str, Head] = field(default_factory=dict[str, Head])
     head_names: Callable[[Any], NameMap] = lambda _: {}
     prefix: str = ""
+    seq2seq: bool = False
     ignored: Mapping[str, str] = field(default_factory=dict[str, str])

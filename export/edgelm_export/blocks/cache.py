@@ -15,13 +15,13 @@ from edgelm_export.graph import GraphBuilder
 
 @dataclass(frozen=True)
 class Step:
-    """What one call of a decoder shares between its layers: lengths and rotary tables."""
+    """What one call of a decoder shares between its layers: lengths, and rotary tables where its positions are rotary."""
 
     cache: CacheGeometry
     seqlens_k: ir.Value
     total_sequence_length: ir.Value
-    cos: ir.Value
-    sin: ir.Value
+    cos: ir.Value | None = None
+    sin: ir.Value | None = None
 
 
 def cache_inputs(g: GraphBuilder, c: DecoderConfig) -> Step:

@@ -81,9 +81,15 @@ def offset_positions(g: GraphBuilder, ids: ir.Value, pad_token_id: int) -> ir.Va
 
     As `create_position_ids_from_input_ids` in transformers: what counts is the id, not the mask.
     """
+    return g.op("Add", token_numbers(g, ids, pad_token_id), g.constant(np.array(pad_token_id, np.int64)))
+
+
+def token_numbers(g: GraphBuilder, ids: ir.Value, pad_token_id: int, past: ir.Value | None = None) -> ir.Value:
+    """1, 2, 3 ... for the tokens of each text, 0 for padding; int64 [batch, sequence]. `past` [batch, 1] came before them."""
     pad, axis = g.constant(np.array(pad_token_id, np.int64)), g.constant(np.array(1, np.int64))
     real = g.op("Cast", g.op("Not", g.op("Equal", ids, pad)), to=ir.DataType.INT64)
-    return g.op("Add", g.op("Mul", g.op("CumSum", real, axis), real), pad)
+    count = g.op("CumSum", real, axis)
+    return g.op("Mul", count if past is None else g.op("Add", count, past), real)
 
 
 def widened(g: GraphBuilder, x: ir.Value, c: EncoderConfig, *, bias: bool = True) -> ir.Value:

@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm import signature
-from edgelm_export.blocks.linear import embedding, lm_head
-from edgelm_export.config import ModelConfig
+from edgelm_export.blocks.linear import as_activation, embedding, lm_head, lookup
+from edgelm_export.config import BartConfig, ModelConfig, Seq2SeqConfig
 from edgelm_export.graph import GraphBuilder
 
 
@@ -25,3 +25,30 @@ def asked_positions(g: GraphBuilder, x: ir.Value) -> ir.Value:
     """The vectors at `logits_index`: [batch, sequence, size] -> [batch, n, size]."""
     index = g.op("Unsqueeze", g.input(signature.LOGITS_INDEX), g.constant(np.array([-1], np.int64)))  # [batch, n, 1]
     return g.op("GatherND", x, index, batch_dims=1)
+
+
+def side_embedding(g: GraphBuilder, ids: ir.Value, c: BartConfig, side: str, scale: float) -> ir.Value:
+    """Embedded tokens of the encoder or the decoder, scaled: from the table of both, of decoder and head, or of its own."""
+    m = c if side == "encoder" else c.decoder
+    with g.at(side):
+        tied = c.tie_word_embeddings and (c.shared_embeddings or side == "decoder")
+        # Before release 5, transformers saved one table for both sides whenever a model may share it, tied to the head or not.
+        own = not tied and (not c.shared_embeddings or g.has("embed_tokens.weight"))
+        x = lookup(g, ids, "embed_tokens", (m.vocab_size, m.hidden_size)) if own else None
+    if x is None:
+        x = embedding(g, ids, m)
+    return x if scale == 1 else g.op("Mul", x, as_activation(g, g.constant(np.array(scale, np.float32))))
+
+
+def seq2seq_output(g: GraphBuilder, x: ir.Value, c: Seq2SeqConfig) -> None:
+    """Logits of a decoder at `logits_index`, with what a checkpoint adds to all of them."""
+    h, size = asked_positions(g, x), c.decoder.vocab_size
+    if c.logits_scale != 1:
+        h = g.op("Mul", h, as_activation(g, g.constant(np.array(c.logits_scale, np.float32))))
+    logits = lm_head(g, h, c.decoder)
+    if c.logits_bias and g.has("final_logits_bias.bias"):
+        bias = g.weight("final_logits_bias.bias", (1, size))
+        logits = g.op(
+            "Add", logits, as_activation(g, g.stored(bias.name, "float32", bias.shape, lambda: [bias.read()]))
+        )
+    g.output(signature.logits_port(size), logits)

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from edgelm_export.blocks.cache import Step
 from edgelm_export.blocks.rotary import WholeText
-from edgelm_export.config import DecoderConfig, EncoderConfig, ModelConfig
+from edgelm_export.config import ModelConfig
 from edgelm_export.graph import CONTRIB, GraphBuilder
 from edgelm_export.quantize.formats import Format
 
@@ -103,29 +103,56 @@ def group_query_attention(
     queries: Sequence[ir.Value | None],
     past: Sequence[ir.Value | None],
     step: Step | WholeText,
-    c: DecoderConfig | EncoderConfig,
-    window: int | None,
+    c: ModelConfig,
+    *,
+    window: int | None = None,
+    causal: bool = True,
+    bias: ir.Value | None = None,
+    scale: float | None = None,
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Attention with rotary positions, over a static cache or over a whole text: (output, present key, present value).
+    """Attention over a static cache or over a whole text: (output, present key, present value).
 
-    `queries` is query, key, value, each [batch, sequence, heads * head_dim], or all three packed into the first.
+    Args:
+        queries: query, key, value, each [batch, sequence, heads * head_dim], or all three packed into the first.
+        past: keys and values before these, or nothing.
+        step: lengths, and rotary tables where positions are rotary.
+        c: the model.
+        window: how many keys a query sees, its own among them.
+        causal: whether a query sees only what stands before it.
+        bias: added to the scaled scores, [1, heads, sequence, total_sequence_length].
+        scale: of the scores; 1 / sqrt(head_dim) by default.
     """
+    rotary = [step.cos, step.sin] if step.cos is not None else [None, None]
+    inputs = [*queries, *past, step.seqlens_k, step.total_sequence_length, *rotary, None, bias]
+    while inputs[-1] is None:
+        inputs.pop()
+    attributes: dict[str, Any] = {"num_heads": c.num_attention_heads, "kv_num_heads": c.num_key_value_heads}
+    if scale is not None:
+        attributes["scale"] = scale
     return g.op(
         "GroupQueryAttention",
-        *queries,
-        *past,
-        step.seqlens_k,
-        step.total_sequence_length,
-        step.cos,
-        step.sin,
+        *inputs,
         domain=CONTRIB,
         outputs=3,
-        num_heads=c.num_attention_heads,
-        kv_num_heads=c.num_key_value_heads,
-        do_rotary=1,
-        causal=int(c.causal),
+        do_rotary=int(step.cos is not None),
+        causal=int(causal),
         local_window_size=window or -1,
+        **attributes,
     )
+
+
+def cross_attention_kernel(
+    g: GraphBuilder, query: ir.Value, memory: Sequence[ir.Value], mask: ir.Value, c: ModelConfig, scale: float | None
+) -> ir.Value:
+    """Every query of a source attends to all of it: query [sources, queries, heads * head_dim] -> the same.
+
+    Args:
+        memory: keys and values of the sources, each [sources, heads, source, head_dim], read in place.
+        mask: int64 [sources, source], 1 for a token.
+    """
+    padding = g.op("Cast", mask, to=ir.DataType.INT32)
+    attributes: dict[str, Any] = {"num_heads": c.num_attention_heads} | ({} if scale is None else {"scale": scale})
+    return g.op("MultiHeadAttention", query, *memory, None, padding, domain=CONTRIB, **attributes)
 
 
 def rotary_embedding(g: GraphBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value) -> ir.Value:

@@ -9,6 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgelm_export.blocks.cache import Step
+from edgelm_export.blocks.cross import past_lengths
+from edgelm_export.blocks.encoder import sequence_positions
 from edgelm_export.blocks.linear import as_activation
 from edgelm_export.graph import GraphBuilder
 
@@ -25,7 +28,7 @@ class Buckets:
         """The bucket of each distance (key minus query) from -max_distance to max_distance."""
         distances = np.arange(-self.max_distance, self.max_distance + 1)
         count = self.count // 2 if self.bidirectional else self.count
-        first = np.where(distances > 0, self.count - count, 0)
+        first = np.where(distances > 0, count, 0) if self.bidirectional else 0
         far = np.abs(distances) if self.bidirectional else np.maximum(-distances, 0)
         exact = count // 2
         scale = (count - exact) / math.log(self.max_distance / exact)
@@ -49,3 +52,21 @@ def relative_bias(
     distance = g.op("Sub", g.op("Unsqueeze", keys, zero), g.op("Unsqueeze", queries, one))  # [queries, keys]
     index = g.op("Sub", g.op("Clip", distance, first, last), first)
     return g.op("Unsqueeze", g.op("Gather", by_distance, index, axis=1), zero)
+
+
+def text_bias(g: GraphBuilder, name: str, heads: int, buckets: Buckets, ids: ir.Value) -> ir.Value:
+    """The bias of whole texts, ids [batch, sequence]: [1, heads, sequence, sequence]."""
+    positions = sequence_positions(g, ids)
+    return relative_bias(g, name, (buckets.count, heads), buckets, positions, positions)
+
+
+def step_bias(g: GraphBuilder, name: str, heads: int, buckets: Buckets, step: Step, ids: ir.Value) -> ir.Value:
+    """The bias of new tokens to all that the cache then holds: [1, heads, sequence, total_sequence_length].
+
+    That of the first row is everyone's, for the rows of an encoder-decoder are equally long.
+    """
+    zero, one = (g.constant(np.array(n, np.int64)) for n in (0, 1))
+    past = g.op("Gather", past_lengths(g, step, ids), zero, axis=0)  # [1]
+    queries = g.op("Add", past, sequence_positions(g, ids))
+    keys = g.op("Range", zero, g.op("Cast", step.total_sequence_length, to=ir.DataType.INT64), one)
+    return relative_bias(g, name, (buckets.count, heads), buckets, queries, keys)

@@ -20,7 +20,7 @@ from edgelm.errors import InvalidOption
 from edgelm_export.quantize.formats import Format, find_format, with_block_size
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-plain", "int4", "int4-plain")
-DEFAULT_PRECISION: Mapping[str, str] = {"decoder": "int4", "encoder": "int8"}
+DEFAULT_PRECISION: Mapping[str, str] = {"decoder": "int4", "encoder": "int8", "encoder-decoder": "int8"}
 
 Rule = tuple[str, str]
 
@@ -57,6 +57,11 @@ class Recipe:
         """Whether a format is among the rules whose error depends on the input."""
         return any(find_format(form).dynamic for _, form in self.rules)
 
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether a format is among the rules that makes the kernel round its input."""
+        return any(find_format(form).bits < 16 for _, form in self.rules)
+
     def unused_rules(self) -> tuple[Rule, ...]:
         """The rules that have decided nothing so far and should have."""
         required = self.rules[: len(self.rules) - self.optional]
@@ -92,10 +97,10 @@ def preset(precision: str, num_hidden_layers: int, block_size: int | None = None
     presets = {
         "fp32": lambda: [("*", "float32")],
         "fp16": lambda: [("*", "float16")],
-        "int8": lambda: [*(_DYNAMIC if family == "encoder" else ()), ("*", "int8-b128")],
+        "int8": lambda: [*_WHOLE_TEXTS[family], ("*", "int8-b128")],
         "int8-plain": lambda: [("*", "int8-b128")],
-        "int4": lambda: _int4(num_hidden_layers),
-        "int4-plain": lambda: [("layers.*", "int4-b32"), ("*", "int8-b128")],
+        "int4": lambda: _int4_target() if family == "encoder-decoder" else _int4(num_hidden_layers),
+        "int4-plain": lambda: [("*layers.*", "int4-b32"), ("*", "int8-b128")],
     }
     if precision not in presets:
         raise InvalidOption(f"precision {precision!r} is not known (known: {', '.join(PRECISIONS)})")
@@ -131,8 +136,19 @@ def recipe_from_file(path: Path, num_hidden_layers: int, block_size: int | None 
     return Recipe(path.name, (*rules.items(), *base.rules), optional=len(base.rules))
 
 
-# Encoders run whole texts, where this format is 1.9 times as fast as blocks are.
-_DYNAMIC: tuple[Rule, ...] = (("layers.*", "int8-dynamic"),)
+# What runs over whole texts, where this format is 1.9 times as fast as blocks are.
+_SOURCE: tuple[Rule, ...] = (("encoder.layers.*", "int8-dynamic"), ("*.kv_proj", "int8-dynamic"))
+_WHOLE_TEXTS: Mapping[str, tuple[Rule, ...]] = {
+    "decoder": (),
+    "encoder": (("layers.*", "int8-dynamic"), ("encoder.layers.*", "int8-dynamic")),
+    "encoder-decoder": _SOURCE,
+}
+
+
+def _int4_target() -> list[Rule]:
+    """Of an encoder-decoder only the decoder's steps wait for weights, so only they get four bits."""
+    steps = [("decoder.layers.*.qkv_proj", "int8-b128"), ("decoder.layers.*", "int4-b32-asym")]
+    return [*_SOURCE, *steps, ("*", "int8-b128")]
 
 
 def _int4(num_hidden_layers: int) -> list[Rule]:

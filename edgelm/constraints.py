@@ -1,0 +1,166 @@
+"""Logits processors that forbid tokens or force them: what a sequence must not repeat, how short it may be, how it begins and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgelm.errors import GenerationError, InvalidOption
+from edgelm.generation_config import GenerationConfig
+from edgelm.logits import Logits, Processor
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a sequence begins and must end, in tokens; both count the prompt.
+
+    `start` tokens are given and `end` is the most there may be. `source` are the ids that the sequence answers: those of
+    an encoder, or the prompt.
+    """
+
+    start: int
+    end: int
+    source: Sequence[int] = ()
+
+    @property
+    def room(self) -> int:
+        """Most tokens to generate."""
+        return self.end - self.start
+
+
+def constraints(config: GenerationConfig, span: Span, vocab_size: int) -> list[Processor]:
+    """The processors that the settings ask for, in the order of transformers' `_get_logits_processor`.
+
+    There a repetition penalty comes first. It changes neither -inf nor 0, so it may as well come after these.
+
+    Raises:
+        InvalidOption: a forced id that the vocabulary does not have.
+    """
+    c, chosen, start = config, list[Processor](), span.start
+    if c.no_repeat_ngram_size:
+        chosen.append(no_repeat_ngram(c.no_repeat_ngram_size))
+    if c.encoder_no_repeat_ngram_size and span.source:
+        chosen.append(no_repeat_ngram(c.encoder_no_repeat_ngram_size, span.source))
+    if words := [word for word in c.bad_words_ids if word not in [(end,) for end in c.eos_token_id]]:
+        chosen.append(bad_words(words))
+    shortest = start + c.min_new_tokens if c.min_new_tokens else c.min_length
+    if shortest > start and c.eos_token_id:
+        chosen.append(suppress_until(shortest, c.eos_token_id))
+    if c.forced_bos_token_id is not None:
+        chosen.append(force_at(1, _known("forced_bos_token_id", (c.forced_bos_token_id,), vocab_size)))
+    if c.forced_eos_token_id:
+        chosen.append(force_at(span.end - 1, _known("forced_eos_token_id", c.forced_eos_token_id, vocab_size)))
+    if c.suppress_tokens:
+        chosen.append(suppress_until(span.end, c.suppress_tokens))
+    if c.begin_suppress_tokens:
+        # A forced second token is not yet the text's beginning.
+        begin = start + 1 if start == 1 and c.forced_bos_token_id is not None else start
+        chosen.append(suppress_at(begin, c.begin_suppress_tokens))
+    return chosen
+
+
+def no_repeat_ngram(size: int, source: Sequence[int] | None = None) -> Processor:
+    """Forbid what would complete a sequence of `size` tokens that is in `source`, or in the ids so far (arXiv 1705.04304)."""
+    fixed = None if source is None else list(source)
+
+    def process(ids: Sequence[int], logits: Logits) -> Logits:
+        if len(ids) >= size - 1:
+            prefix = list(ids[len(ids) - size + 1 :])
+            _forbid(logits, _followers(list(ids) if fixed is None else fixed, prefix))
+        return logits
+
+    return process
+
+
+def bad_words(words: Sequence[Sequence[int]]) -> Processor:
+    """Forbid the last token of each sequence where the others stand before it."""
+    single = [word[0] for word in words if len(word) == 1]
+    longer = [(list(word[:-1]), word[-1]) for word in words if len(word) > 1]
+
+    def process(ids: Sequence[int], logits: Logits) -> Logits:
+        last = [token for prefix, token in longer if list(ids[-len(prefix) :]) == prefix]
+        return _forbid(logits, [*single, *last])
+
+    return process
+
+
+def suppress_until(length: int, tokens: Sequence[int]) -> Processor:
+    """Forbid tokens as long as there are fewer than `length` ids."""
+
+    def process(ids: Sequence[int], logits: Logits) -> Logits:
+        return _forbid(logits, tokens) if len(ids) < length else logits
+
+    return process
+
+
+def suppress_at(length: int, tokens: Sequence[int]) -> Processor:
+    """Forbid tokens when there are exactly `length` ids."""
+
+    def process(ids: Sequence[int], logits: Logits) -> Logits:
+        return _forbid(logits, tokens) if len(ids) == length else logits
+
+    return process
+
+
+def force_at(length: int, tokens: Sequence[int]) -> Processor:
+    """Forbid all but these tokens, which become equally likely, when there are exactly `length` ids."""
+    index = np.array(tokens, np.intp)
+
+    def process(ids: Sequence[int], logits: Logits) -> Logits:
+        if len(ids) == length:
+            logits.fill(-np.inf)
+            logits[index] = 0
+        return logits
+
+    return process
+
+
+def something_left(ids: Sequence[int], logits: Logits) -> Logits:
+    """Checks that the constraints before it left a token.
+
+    Raises:
+        GenerationError: they did not.
+    """
+    if logits.max() == -np.inf:
+        raise GenerationError(nothing_left(len(ids)))
+    return logits
+
+
+def nothing_left(length: int) -> str:
+    """What to say when all tokens are forbidden after `length` ids."""
+    return (
+        f"after {length} tokens the settings forbid every token; relax no_repeat_ngram_size, suppress_tokens, "
+        "bad_words_ids or min_new_tokens"
+    )
+
+
+def _forbid(logits: Logits, tokens: Sequence[int]) -> Logits:
+    # A vocabulary may be larger than what the model can put out.
+    for token in tokens:
+        if token < logits.size:
+            logits[token] = -np.inf
+    return logits
+
+
+def _followers(text: list[int], prefix: list[int]) -> list[int]:
+    """The tokens that come after `prefix` in `text`."""
+    width = len(prefix)
+    if not width:
+        return text
+    found: list[int] = []
+    at = width - 2
+    try:
+        while True:
+            at = text.index(prefix[-1], at + 1, len(text) - 1)
+            if text[at - width + 1 : at + 1] == prefix:
+                found.append(text[at + 1])
+    except ValueError:
+        return found
+
+
+def _known(name: str, tokens: Sequence[int], vocab_size: int) -> Sequence[int]:
+    if max(tokens) >= vocab_size:
+        raise InvalidOption(f"option {name} is {max(tokens)}, outside 0..{vocab_size - 1}, the model's vocabulary")
+    return tokens

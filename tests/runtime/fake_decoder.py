@@ -1,0 +1,47 @@
+"""A decoder without a program: what comes next is a function of the row's ids. It checks what is asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]
+NextLogits = Callable[[Sequence[int]], Logits]
+
+
+class FakeDecoder:
+    """Does what search.py needs of a decoder, and keeps the ids of every row."""
+
+    def __init__(self, following: NextLogits, vocab_size: int, limit: int = 64) -> None:
+        self.following = following
+        self.vocab_size = vocab_size
+        self.limit = limit
+        self.rows: list[list[int]] = []
+        self.fed = 0
+        self.widths: list[int] = []
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, Logits]]:
+        self.rows = [list(ids) for ids in prompts]
+        self.fed += sum(map(len, prompts))
+        yield from ((row, self.following(ids)) for row, ids in enumerate(self.rows))
+
+    def step(self, ids: Sequence[int]) -> Logits:
+        assert len(ids) == len(self.rows)
+        for row, token in zip(self.rows, ids, strict=True):
+            row.append(token)
+        self.widths.append(len(ids))
+        return np.stack([self.following(row) for row in self.rows])
+
+    def reorder(self, parents: Sequence[int]) -> None:
+        self.rows = [list(self.rows[parent]) for parent in parents]
+
+
+def random_logits(vocab_size: int, seed: int = 0, spread: float = 2.0) -> NextLogits:
+    """Random logits that depend on all ids so far, and on nothing else."""
+
+    def following(ids: Sequence[int]) -> Logits:
+        return np.random.default_rng([seed, *ids]).normal(0, spread, vocab_size).astype(np.float32)
+
+    return following
