@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,16 +56,13 @@ def encoder_states(programs: Programs, batch: Batch) -> Array:
     return outputs(programs.encoder, batch)[signature.ENCODER_HIDDEN_STATES]
 
 
-def forced_logits(
-    programs: Programs, batch: Batch, targets: Targets, *, lengths: Sequence[int] | None = None, chunks: int = 1
-) -> Logits:
+def forced_logits(programs: Programs, batch: Batch, targets: Targets, *, chunks: int = 1) -> Logits:
     """Logits after every token of given targets, [rows, tokens, vocab_size].
 
     Args:
         programs: of one package.
         batch: the sources.
         targets: what the decoder is fed, as many rows to every source.
-        lengths: of targets that are padded on the right, which takes one chunk.
         chunks: the targets are fed in that many calls, of which more rows than one can only have one or as many as tokens.
     """
     rows, tokens = targets.shape
@@ -73,10 +70,9 @@ def forced_logits(
     found: list[Logits] = []
     for columns in np.array_split(np.arange(tokens), chunks):
         end = int(columns[-1]) + 1
-        ends = np.full(rows, end) if lengths is None else np.array(lengths)
         feeds |= {
             signature.INPUT_IDS: targets[:, columns],
-            signature.SEQLENS_K: (ends - 1).astype(np.int32),
+            signature.SEQLENS_K: np.full(rows, end - 1, np.int32),
             signature.TOTAL_SEQUENCE_LENGTH: np.array(end, np.int32),
             signature.LOGITS_INDEX: np.tile(np.arange(len(columns)), (rows, 1)),
         }

@@ -53,7 +53,7 @@ _SEPARATE: Config = {"share_encoder_decoder_embeddings": False}
 
 # What may differ in T5 and its kin.
 T5: Mapping[str, Column] = {
-    "ids": ({"decoder_start_token_id": 0}, {"decoder_start_token_id": 0, "eos_token_id": 1}),
+    "ids": tuple({"decoder_start_token_id": start, "eos_token_id": 1} for start in (0, 2)),
     "width": _t5_widths((32, 4, 8), (32, 3, 16), (48, 5, 8), (40, 7, 16), (24, 3, 40), (64, 1, 24), (32, 2, 64)),
     "layers": (
         {"num_layers": 2},

@@ -41,7 +41,7 @@ DTYPE = torch.float16
 
 # What a recording must offer, so that "the same tokens" is no coin toss: noise of this size on all log probabilities
 # changes no sequence and no rank. And the sequences vary.
-NOISE, NOISES, DISTINCT = 2e-3, 3, 12
+NOISE, NOISES, DISTINCT = 2e-3, 3, 10
 
 # A change to any one tensor or setting moves the logits by at least this share of the largest, a hundred times the
 # tolerance: no part of a golden can be read wrongly and go unseen.
@@ -67,17 +67,21 @@ class Searches:
 
 
 def record_seq2seq(case: Seq2SeqGolden, folder: Path) -> None:
-    """Writes the first random checkpoint of a case whose sequences are clear-cut, with transformers' answers."""
+    """Writes the first random checkpoint of a case that is clear-cut and sensitive, with transformers' answers."""
+    blind: list[str] = []
     for seed in range(SEEDS):
         model = _written(case, folder, seed)
         batch, targets = _inputs(case, seed)
         found = _searches(model, batch)
-        if _is_worth_recording(found) and _is_clear(model, batch, found):
+        if not (_is_worth_recording(found) and _is_clear(model, batch, found)):
+            continue
+        logits = forced_answer(model, batch, targets)
+        blind = _blind(case, seed, batch, targets, logits)
+        if not blind:
             break
     else:
-        raise click.ClickException(f"{case.name}: no seed gives clear-cut sequences; lower NOISE or change the weights")
-    logits = forced_answer(model, batch, targets)
-    _require_sensitive(case, seed, batch, targets, logits)
+        unseen = f"; the last clear one hardly depends on {', '.join(blind)}" if blind else ""
+        raise click.ClickException(f"{case.name}: no seed is clear-cut and sensitive{unseen}; change the weights")
     np.savez(
         folder / EXPECTED,
         input_ids=batch.ids,
@@ -126,7 +130,7 @@ def _is_worth_recording(found: Searches) -> bool:
     """Different tokens, sequences of different lengths, beams that find something else than a greedy search."""
     lengths = {len(one.tokens) for group in found.beams for one in group}
     better = [best.tokens != one.tokens for (one,), (best, *_) in zip(found.greedy, found.beams, strict=True)]
-    return len(set(chain(*found.tokens))) >= DISTINCT and len(lengths) > 2 and any(better)
+    return len(set(chain(*found.tokens))) >= DISTINCT and len(lengths) > 1 and any(better)
 
 
 def _is_clear(model: Any, batch: Batch, found: Searches) -> bool:
@@ -152,12 +156,10 @@ class _Noise(LogitsProcessor):
         return scores + NOISE * (2 * drawn - 1)
 
 
-def _require_sensitive(case: Seq2SeqGolden, seed: int, batch: Batch, targets: Targets, expected: Logits) -> None:
-    """Changes every tensor and the listed settings one at a time, and demands that the logits tell."""
+def _blind(case: Seq2SeqGolden, seed: int, batch: Batch, targets: Targets, expected: Logits) -> list[str]:
+    """Tensors and listed settings that may change, one at a time, and the logits hardly tell."""
     variants = chain(_damaged(case, seed), _changed(case, seed))  # one after the other, for the first is the same model
-    blind = [name for name, model in variants if _moved(forced_answer(model, batch, targets), expected) < SENSITIVITY]
-    if blind:
-        raise click.ClickException(f"{case.name}: its logits hardly depend on {', '.join(blind)}")
+    return [name for name, model in variants if _moved(forced_answer(model, batch, targets), expected) < SENSITIVITY]
 
 
 def _damaged(case: Seq2SeqGolden, seed: int) -> Iterator[tuple[str, Any]]:
