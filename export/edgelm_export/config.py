@@ -9,7 +9,16 @@ from edgelm.signature import CacheGeometry
 
 @dataclass(frozen=True)
 class RopeConfig:
-    """Rotary position embedding: base, how frequencies are scaled, and the scaling's own numbers."""
+    """Rotary position embedding: base, how frequencies are scaled, and the scaling's own numbers.
+
+    Attributes:
+        rotary_dim: leading dimensions of each head that turn; 0 means all.
+        interleaved: the dimensions that turn together are neighbours, not half of rotary_dim apart.
+        attention_factor: of cosines and sines.
+        proportion: of the pairs of a head that turn, the others standing still (rope type "proportional").
+        short_factor: divisors of the frequencies of contexts up to original_max_position_embeddings (rope type "longrope").
+        long_factor: the same for longer contexts.
+    """
 
     rope_theta: float
     rope_type: str = "default"
@@ -17,6 +26,15 @@ class RopeConfig:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 1.0
     original_max_position_embeddings: int = 0
+    rotary_dim: int = 0
+    interleaved: bool = False
+    attention_factor: float = 1.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    proportion: float = 1.0
+    short_factor: tuple[float, ...] = ()
+    long_factor: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +71,20 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig(ModelConfig):
-    """A Llama-like model, which may serve as an encoder too."""
+    """A decoder, which may serve as an encoder too."""
 
-    rms_norm_eps: float
-    rope: RopeConfig
+    norm_eps: float
+    ropes: tuple[RopeConfig | None, ...]  # one entry a layer; None where positions are not rotary
+    sliding_windows: tuple[int | None, ...]  # one entry a layer; None attends to everything
     qk_norm: bool
     causal: bool
-    sliding_windows: tuple[int | None, ...]  # one entry a layer; None attends to everything
     pads_by_id: bool  # the config names a padding token, so a classifier reads the last token that is not one
+    attention_scale: float | None  # of the scores; None means 1 / sqrt(head_dim)
+    attention_softcap: float | None  # scores are cap * tanh(score / cap)
+    embedding_scale: float
+    residual_scale: float  # of what attention and MLP add to the hidden states
+    logits_scale: float
+    logits_softcap: float | None
 
     def cache_geometry(self, dtype: str) -> CacheGeometry:
         """The KV cache of a program whose activations have `dtype`."""

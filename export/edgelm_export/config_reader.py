@@ -127,8 +127,6 @@ class ConfigReader:
             self.problem(
                 f"quantization_config {_kind(self.get('quantization_config'))} is not read yet; take the unquantized checkpoint"
             )
-        if self.get("partial_rotary_factor") not in (None, 1, 1.0):
-            self.problem(f"partial_rotary_factor {self.get('partial_rotary_factor')!r} is not supported (only 1)")
         if self._problems:
             problems = "; ".join(self._problems)
             raise UnsupportedConfig(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -155,11 +156,14 @@ class GraphBuilder:
         name = f"{value.name}.as_{'x'.join(map(str, shape))}"
         if name in self._initializers:
             return self._initializers[name]
-        tensor = value.const_value
-        if not isinstance(tensor, ir.ExternalTensor):
-            raise TypeError(f"{value.name} is not in the data file")
-        location = (str(tensor.location), tensor.offset or 0, tensor.length or 0)
-        return self._external(name, tensor.dtype.numpy().name, shape, location)
+        return self._over_the_bytes_of(value, name, shape)
+
+    def unshared(self, value: ir.Value) -> ir.Value:
+        """An initializer over the same bytes that no node reads yet."""
+        first = str(value.name)
+        names = chain([first], (f"{first}.{n}" for n in count(1)))
+        name = next(name for name in names if name not in self._initializers or not self._initializers[name].uses())
+        return value if name == first else self._over_the_bytes_of(value, name, value.shape or ())
 
     def finish(self, name: str) -> ir.Model:
         """The finished model."""
@@ -172,6 +176,13 @@ class GraphBuilder:
             name=name,
         )
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="edgelm")
+
+    def _over_the_bytes_of(self, value: ir.Value, name: str, shape: Iterable[Any]) -> ir.Value:
+        tensor = value.const_value
+        if not isinstance(tensor, ir.ExternalTensor):
+            raise TypeError(f"{value.name} is not in the data file")
+        location = (str(tensor.location), tensor.offset or 0, tensor.length or 0)
+        return self._external(name, tensor.dtype.numpy().name, list(shape), location)
 
     def _external(self, name: str, dtype: str, shape: Sequence[int], location: Location) -> ir.Value:
         file, offset, length = location

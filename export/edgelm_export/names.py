@@ -25,6 +25,7 @@ class Source:
     """A module of the checkpoint, and how its layout differs from ours: first the transform, then the rows.
 
     Attributes:
+        transposed: the file has columns for our rows (GPT-2 keeps [in, out]); it is turned before anything else.
         also: other names the same tensor goes by; of tied tables a file keeps any one.
         leaf: the name is a module's, to which `.weight` or `.bias` is added; else it is the tensor's own.
     """
@@ -32,8 +33,14 @@ class Source:
     name: str
     transform: Transform | None = None
     rows: Rows | None = None
+    transposed: bool = False
     also: tuple[str, ...] = ()
     leaf: bool = True
+
+    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that a tensor of ours has in the file."""
+        whole = shape if self.rows is None else (self.rows.total, *shape[1:])
+        return whole[::-1] if self.transposed else whole
 
 
 NameMap = Mapping[str, Source]
@@ -50,12 +57,14 @@ def per_layer(prefix: str, table: Mapping[str, str | Source], scope: str = "laye
     return {scope + name: replace(source, name=prefix + source.name) for name, source in sources.items()}
 
 
-def joined(source: str, sizes: Mapping[str, int], transform: Transform | None = None) -> dict[str, str | Source]:
+def joined(
+    source: str, sizes: Mapping[str, int], transform: Transform | None = None, *, transposed: bool = False
+) -> dict[str, str | Source]:
     """The modules that a fused one holds one below the other: canonical name -> its rows, `sizes` in the order they stand."""
     result: dict[str, str | Source] = {}
     start, total = 0, sum(sizes.values())
     for name, size in sizes.items():
-        result[name] = Source(source, transform, Rows(start, start + size, total))
+        result[name] = Source(source, transform, Rows(start, start + size, total), transposed)
         start += size
     return result
 

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgelm_export.blocks.activations import ACTIVATIONS
-from edgelm_export.blocks.kernels import FUSED_ROTARY_MULTIPLE
-from edgelm_export.config import DecoderConfig, EuroBertConfig, RopeConfig
+from edgelm_export.config import DecoderConfig, EuroBertConfig
 from edgelm_export.config_reader import ConfigReader
+from edgelm_export.read_rope import read_rope
+
+# Heads of GroupQueryAttention are multiples of it wide (ONNX Runtime 1.31).
+_HEAD_MULTIPLE = 8
 
 # EuroBERT's words -> ours; "late" means the logits of all tokens are averaged.
 _CLASSIFIER_POOLINGS = {"bos": "cls", "mean": "mean", "late": "late"}
@@ -31,7 +34,8 @@ def decoder_values(reader: ConfigReader) -> dict[str, Any]:
     hidden_size, heads = reader.size("hidden_size"), reader.size("num_attention_heads")
     layers = reader.size("num_hidden_layers")
     limit = reader.size("max_position_embeddings")
-    values = dict(
+    head_dim = reader.head_dim(hidden_size, heads)
+    values: dict[str, Any] = dict(
         model_type=str(reader.get("model_type")),
         vocab_size=reader.size("vocab_size"),
         hidden_size=hidden_size,
@@ -39,7 +43,7 @@ def decoder_values(reader: ConfigReader) -> dict[str, Any]:
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=reader.size("num_key_value_heads", heads),
-        head_dim=reader.head_dim(hidden_size, heads),
+        head_dim=head_dim,
         context_length=reader.context(limit),
         hidden_act=reader.one_of("hidden_act", ACTIVATIONS),
         pad_token_id=pad_token_id(reader),
@@ -47,12 +51,18 @@ def decoder_values(reader: ConfigReader) -> dict[str, Any]:
         qkv_bias=reader.flag("qkv_bias") or reader.flag("attention_bias"),
         attention_output_bias=reader.flag("attention_output_bias", reader.flag("attention_bias")),
         mlp_bias=reader.flag("mlp_bias"),
-        rms_norm_eps=reader.number("rms_norm_eps"),
-        rope=read_rope(reader, limit),
+        norm_eps=reader.number("rms_norm_eps"),
+        ropes=(read_rope(reader, limit, head_dim),) * layers,
+        sliding_windows=_read_windows(reader, layers),
         qk_norm=reader.flag("qk_norm"),
         causal=reader.flag("is_causal", True),
-        sliding_windows=_read_windows(reader, layers),
         pads_by_id=_names_padding(reader),
+        attention_scale=None,
+        attention_softcap=None,
+        embedding_scale=1.0,
+        residual_scale=1.0,
+        logits_scale=1.0,
+        logits_softcap=None,
     )
     _check_attention(reader, values)
     return values
@@ -68,56 +78,13 @@ def _names_padding(reader: ConfigReader) -> bool:
     return isinstance(value, int) and 0 <= value < reader.size("vocab_size")
 
 
-def read_rope(reader: ConfigReader, limit: int) -> RopeConfig:
-    """Both spellings: `rope_parameters` (transformers 5) and `rope_theta` with `rope_scaling` (before)."""
-    parameters, scaling = reader.get("rope_parameters"), reader.get("rope_scaling")
-    for key, value in (("rope_parameters", parameters), ("rope_scaling", scaling)):
-        if value is not None and not isinstance(value, dict):
-            reader.problem(f"{key} is {value!r}, expected an object")
-    values: dict[str, Any] = {
-        **(scaling if isinstance(scaling, dict) else {}),
-        **(parameters if isinstance(parameters, dict) else {}),
-    }
-    outside = reader.get("rope_theta")
-    if values.get("rope_theta") is None:
-        values["rope_theta"] = outside
-    return rope_of(reader, values, limit)
-
-
-def rope_of(reader: ConfigReader, values: Mapping[str, Any], limit: int) -> RopeConfig:
-    """One set of rotary positions from its own object, which names the base too; `limit` is the context without scaling."""
-    theta = reader.number("rope_theta", source=values)
-    kind = values.get("rope_type", values.get("type")) or "default"
-    if values.get("partial_rotary_factor") not in (None, 1, 1.0):
-        reader.problem(f"partial_rotary_factor {values['partial_rotary_factor']!r} is not supported (only 1)")
-    if kind in ("default", "freq_factors"):
-        return RopeConfig(theta, kind)
-    if kind == "linear":
-        return RopeConfig(theta, kind, factor=reader.number("factor", source=values))
-    if kind == "llama3":
-        original = values.get("original_max_position_embeddings", limit)
-        return RopeConfig(
-            theta,
-            kind,
-            factor=reader.number("factor", source=values),
-            low_freq_factor=reader.number("low_freq_factor", source=values),
-            high_freq_factor=reader.number("high_freq_factor", source=values),
-            original_max_position_embeddings=int(
-                reader.number("original_max_position_embeddings", original, source=values)
-            ),
-        )
-    reader.problem(f"rope type {kind!r} is not supported (known: default, linear, llama3)")
-    return RopeConfig(theta)
-
-
 def _check_attention(reader: ConfigReader, values: Mapping[str, Any]) -> None:
     heads, shared, size = (values[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
     if heads % shared:
         reader.problem(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {shared}")
-    if size % FUSED_ROTARY_MULTIPLE:
+    if size % _HEAD_MULTIPLE:
         reader.problem(
-            f"head_dim {size} is not a multiple of {FUSED_ROTARY_MULTIPLE}, which the fused rotary attention of "
-            "ONNX Runtime needs"
+            f"head_dim {size} is not a multiple of {_HEAD_MULTIPLE}, which the fused attention of ONNX Runtime needs"
         )
     if not values["causal"] and any(values["sliding_windows"]):
         reader.problem("sliding windows are supported in causal models only (is_causal is false)")

@@ -6,7 +6,8 @@ from edgelm_export.blocks.activations import ACTIVATIONS
 from edgelm_export.blocks.pooling import POOLINGS
 from edgelm_export.config import ModernBertConfig, RopeConfig
 from edgelm_export.config_reader import ConfigReader
-from edgelm_export.read_decoder_config import pad_token_id, rope_of
+from edgelm_export.read_decoder_config import pad_token_id
+from edgelm_export.read_rope import rope_of
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 # Training, other implementations of the same, and keys of BERT that ModernBERT's first configs carried along.
@@ -33,7 +34,8 @@ def read_modernbert_config(reader: ConfigReader) -> ModernBertConfig:
         reader.get(key)
     hidden_size, heads = reader.size("hidden_size"), reader.size("num_attention_heads")
     limit, reaches = reader.size("max_position_embeddings"), _reaches(reader)
-    global_rope, local_rope = _ropes(reader, limit)
+    head_dim = _head_dim(reader, hidden_size, heads)
+    global_rope, local_rope = _ropes(reader, limit, head_dim)
     bias = reader.flag("attention_bias")
     return ModernBertConfig(
         model_type=str(reader.get("model_type")),
@@ -43,7 +45,7 @@ def read_modernbert_config(reader: ConfigReader) -> ModernBertConfig:
         num_hidden_layers=len(reaches),
         num_attention_heads=heads,
         num_key_value_heads=heads,
-        head_dim=_head_dim(reader, hidden_size, heads),
+        head_dim=head_dim,
         context_length=reader.context(limit),
         hidden_act=reader.one_of("hidden_activation", ACTIVATIONS),
         pad_token_id=pad_token_id(reader),
@@ -89,7 +91,7 @@ def _reaches(reader: ConfigReader) -> tuple[int | None, ...]:
     return tuple(reach if kind == _LOCAL else None for kind in types)
 
 
-def _ropes(reader: ConfigReader, limit: int) -> tuple[RopeConfig, RopeConfig]:
+def _ropes(reader: ConfigReader, limit: int, head_dim: int) -> tuple[RopeConfig, RopeConfig]:
     """Of global and of local layers. Local ones without a base of their own take the global one's."""
     given, scaling = reader.get("rope_parameters") or {}, reader.get("rope_scaling") or {}
     theta = reader.number("global_rope_theta")
@@ -103,7 +105,7 @@ def _ropes(reader: ConfigReader, limit: int) -> tuple[RopeConfig, RopeConfig]:
     if scaling and "rope_type" not in scaling:  # transformers goes by no other key here
         reader.problem(f"rope_scaling {scaling!r} names no rope_type")
     found = [
-        rope_of(reader, {"rope_theta": base, **part, **scaling}, limit)
+        rope_of(reader, {"rope_theta": base, **part, **scaling}, limit, head_dim)
         for base, part in zip(bases.values(), parts, strict=True)
     ]
     return found[0], found[1]

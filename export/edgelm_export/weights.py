@@ -94,7 +94,7 @@ class Weights:
         """The weight `name` of exactly `shape`; a missing or misshapen one is noted and stands in as an empty promise until `finish`."""
         source, spelling, tensor = self._find(name)
         self._used |= {spelling, *source.also}
-        stored = shape if source.rows is None else (source.rows.total, *shape[1:])
+        stored = source.stored_shape(shape)
         if tensor is None:
             self._missing.append(f"{name} <- {source.name} {list(stored)}")
             tensor = LazyTensor(source.name, "float32", stored, _unreadable)
@@ -102,7 +102,8 @@ class Weights:
             self._wrong.append(
                 f"{name} <- {source.name}: {list(tensor.shape)} in the file, {list(stored)} by the config"
             )
-        return Weight(name, shape, tensor, source.transform, source.rows.start if source.rows else 0)
+        transform = _transposed(source.transform) if source.transposed else source.transform
+        return Weight(name, shape, tensor, transform, source.rows.start if source.rows else 0)
 
     def finish(self) -> None:
         """Settles the accounts once every weight of every program was asked for.
@@ -134,6 +135,11 @@ class Weights:
 
     def _is_ignored(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self._ignored)
+
+
+def _transposed(transform: Transform | None) -> Transform:
+    """The same for tensors whose file has columns for rows."""
+    return lambda x: np.ascontiguousarray(x.T) if transform is None else transform(np.ascontiguousarray(x.T))
 
 
 def _older_spelling(name: str) -> str:

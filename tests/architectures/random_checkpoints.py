@@ -14,7 +14,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from tests.architectures.asked_tensors import asked_tensors
 from tests.architectures.random_configs import Config
+
+# Model types whose shapes are written down here as well, independent of what the architecture asks for.
+_WITH_SHAPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -47,7 +51,11 @@ def tensor_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 def random_tensors(config: Config, seed: int) -> Tensors:
     """Weights that keep activations near 1 and attention far from uniform, so that every part of them matters."""
     rng = np.random.default_rng(seed)
-    return {name: _draw(rng, name, shape) for name, shape in tensor_shapes(config).items()}
+    if config["model_type"] in _WITH_SHAPES:
+        return {name: _draw(rng, name, shape, shape[-1]) for name, shape in tensor_shapes(config).items()}
+    return {
+        name: _draw(rng, asked.canonical, asked.shape, asked.inputs) for name, asked in asked_tensors(config).items()
+    }
 
 
 def write_checkpoint(folder: Path, config: Config, tensors: Mapping[str, NDArray[Any]]) -> Path:
@@ -118,13 +126,13 @@ def _layer_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _draw(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    if "norm" in name:
+def _draw(rng: np.random.Generator, name: str, shape: tuple[int, ...], inputs: int) -> NDArray[np.float32]:
+    if "norm" in name and not name.endswith("bias"):
         values = rng.uniform(0.5, 1.5, shape)
     elif len(shape) == 1:
         values = rng.normal(0, 0.3, shape)
     elif "embed_tokens" in name or "lm_head" in name:
-        values = rng.normal(0, 2 / math.sqrt(shape[1]), shape)
+        values = rng.normal(0, 2 / math.sqrt(inputs), shape)
     else:
-        values = rng.normal(0, 1.5 / math.sqrt(shape[1]), shape)
+        values = rng.normal(0, 1.5 / math.sqrt(inputs), shape)
     return values.astype(np.float32)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgelm import decode, signature
 from edgelm.text_generation import DecoderModel
-from edgelm_export.architectures import REGISTRY
+from tests.architectures.decoder_configs import decoder_types
 from tests.architectures.running import (
     FLOAT_TOLERANCE,
     GREEDY,
@@ -30,7 +30,6 @@ from tests.golden.seq2seq_cases import seq2seq_golden_cases
 
 GOLDENS = Path(__file__).parents[1] / "golden"
 CASES = sorted(golden_cases())
-DECODERS = sorted(name for name, kind in REGISTRY.items() if kind.decoder is not None and not kind.seq2seq)
 SIZE_LIMIT = 300_000
 
 # Root mean square error of the logits relative to their spread; unrelated logits would show 1.4. Random weights hold
@@ -152,7 +151,7 @@ def test_quantized_is_close_to_float_and_more_so_with_more_bits(case: str, expor
     assert 0 < error["int8"] < error["int4"]
 
 
-@pytest.mark.parametrize("model_type", DECODERS)
+@pytest.mark.parametrize("model_type", decoder_types())
 def test_every_decoder_has_a_golden(model_type: str) -> None:
     assert model_type in {golden_cases()[case].config["model_type"] for case in CASES}
 

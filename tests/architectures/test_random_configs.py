@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from edgelm_export.architectures import REGISTRY
+from tests.architectures.asked_tensors import asked_tensors
+from tests.architectures.decoder_configs import decoder_cases, decoder_types
+from tests.architectures.decoder_tables import TABLES as DECODERS
 from tests.architectures.encoder_configs import encoder_cases, encoder_classes, encoder_types
 from tests.architectures.encoder_tables import OWN as ENCODERS
-from tests.architectures.random_checkpoints import random_tensors, write_checkpoint
+from tests.architectures.random_checkpoints import random_tensors, tensor_shapes, write_checkpoint
 from tests.architectures.random_configs import COMMON, OWN, Case, older_spelling, random_cases, rope_keys
 from tests.architectures.running import FLOAT_TOLERANCE, distance, export_and_load, step_logits
 from tests.architectures.seq2seq_configs import seq2seq_cases, seq2seq_types
@@ -20,7 +23,7 @@ COUNT = 6  # a model type; the fewest that hold every value of every table are 5
 
 
 @pytest.mark.parametrize(
-    "case", [case for kind in OWN for case in random_cases(kind, COUNT)], ids=lambda case: case.name
+    "case", [case for kind in decoder_types() for case in decoder_cases(kind, COUNT)], ids=lambda case: case.name
 )
 def test_decode_steps_equal_one_prefill(case: Case, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "checkpoint", case.config, random_tensors(case.config, seed=1))
@@ -32,7 +35,7 @@ def test_decode_steps_equal_one_prefill(case: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model_type", sorted(REGISTRY))
 def test_every_architecture_has_tables(model_type: str) -> None:
     architecture = REGISTRY[model_type]
-    tables = SEQ2SEQ if architecture.seq2seq else ENCODERS if architecture.decoder is None else OWN
+    tables = SEQ2SEQ if architecture.seq2seq else ENCODERS if architecture.decoder is None else {**OWN, **DECODERS}
     assert model_type in tables
 
 
@@ -43,6 +46,12 @@ def test_every_value_of_a_table_is_tried(model_type: str) -> None:
         assert {config[key] for config in configs} == set(COMMON[key])
     spelled = {"rope_parameters" if "rope_parameters" in config else "rope_theta" for config in configs}
     assert spelled == set(COMMON["rope_spelling"])
+
+
+@pytest.mark.parametrize("case", random_cases("llama", COUNT), ids=lambda case: case.name)
+def test_what_an_architecture_asks_for_is_what_its_checkpoints_hold(case: Case) -> None:
+    asked = {name: tensor.shape for name, tensor in asked_tensors(case.config).items()}
+    assert asked == tensor_shapes(case.config)
 
 
 def test_the_same_configurations_come_every_time() -> None:
@@ -72,5 +81,13 @@ def test_every_part_of_the_tables_of_an_encoder_decoder_is_tried(model_type: str
     configs = [case.config for case in seq2seq_cases(model_type)]
     assert configs == [case.config for case in seq2seq_cases(model_type)]
     for column in SEQ2SEQ[model_type].values():
+        for part in column:
+            assert any(part.items() <= config.items() for config in configs)
+
+
+@pytest.mark.parametrize("model_type", sorted(DECODERS))
+def test_every_part_of_the_tables_of_a_decoder_is_tried(model_type: str) -> None:
+    configs = [case.config for case in decoder_cases(model_type, COUNT)]
+    for column in DECODERS[model_type].values():
         for part in column:
             assert any(part.items() <= config.items() for config in configs)

@@ -10,7 +10,7 @@ import pytest
 from edgelm.errors import UnsupportedArchitecture, UnsupportedConfig
 from edgelm_export.architectures import REGISTRY
 from edgelm_export.checkpoint.base import Checkpoint
-from edgelm_export.config import DecoderConfig
+from edgelm_export.config import DecoderConfig, RopeConfig
 from edgelm_export.read_config import model_type_of, read_config
 from edgelm_export.read_decoder_config import read_decoder_config
 
@@ -35,6 +35,13 @@ def read(context_length: int | None = None, **changes: Any) -> DecoderConfig:
     return read_config(checkpoint, REGISTRY[model_type].model_types[model_type], read_decoder_config, context_length)
 
 
+def rope(**changes: Any) -> RopeConfig:
+    """The rotary positions of every layer."""
+    (kind,) = set(read(**changes).ropes)
+    assert kind is not None
+    return kind
+
+
 def test_what_is_left_unsaid_is_derived() -> None:
     c = read()
     assert (c.num_key_value_heads, c.head_dim, c.context_length, c.tie_word_embeddings) == (4, 16, 128, False)
@@ -45,15 +52,15 @@ def test_both_spellings_of_rope_read_alike() -> None:
     scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
     old = read(rope_scaling={"rope_type": "llama3", **scaling})
     new = read(rope_theta="absent", rope_parameters={"rope_type": "llama3", "rope_theta": 5000.0, **scaling})
-    assert old.rope == new.rope
-    assert read(rope_scaling={"type": "linear", "factor": 2.0}).rope.factor == 2.0
+    assert old.ropes == new.ropes
+    assert rope(rope_scaling={"type": "linear", "factor": 2.0}).factor == 2.0
 
 
 def test_facts_of_the_model_type_fill_what_its_config_leaves_unsaid() -> None:
     assert read(model_type="qwen2").qkv_bias
     assert not read(model_type="qwen2").attention_output_bias
     assert read(model_type="qwen3").qk_norm
-    assert read(rope_theta="absent").rope.rope_theta == 10000.0
+    assert rope(rope_theta="absent").rope_theta == 10000.0
 
 
 def test_attention_bias_covers_all_four_projections() -> None:
@@ -65,11 +72,11 @@ def test_attention_bias_covers_all_four_projections() -> None:
 def test_everything_unsupported_is_listed_at_once() -> None:
     with pytest.raises(UnsupportedConfig) as caught:
         read(
-            hidden_act="xielu", rope_scaling={"rope_type": "yarn"}, num_attention_heads=5, vocab_size="many", mlp_bias=3
+            hidden_act="xielu", rope_scaling={"rope_type": "yar"}, num_attention_heads=5, vocab_size="many", mlp_bias=3
         )
     for part in (
         "hidden_act 'xielu'",
-        "rope type 'yarn'",
+        "rope type 'yar'",
         "not a multiple of num_attention_heads 5",
         "vocab_size is 'many'",
         "mlp_bias is 3",
@@ -86,9 +93,18 @@ def test_everything_unsupported_is_listed_at_once() -> None:
         ({"rms_norm_eps": -1.0}, "rms_norm_eps is -1.0, expected a positive number"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
         ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
-        ({"head_dim": 24}, "head_dim 24 is not a multiple of 16"),
+        ({"head_dim": 20}, "head_dim 20 is not a multiple of 8"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config 'gptq' is not read yet"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
+        ({"partial_rotary_factor": 1.5}, "partial_rotary_factor 1.5 of head_dim 16 is no even number of dimensions"),
+        ({"partial_rotary_factor": 0.2}, "partial_rotary_factor 0.2 of head_dim 16 is no even number of dimensions"),
+        (
+            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0]}},
+            "short_factor must be 8 positive numbers",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "proportional", "partial_rotary_factor": 2.0}},
+            "expected a share of at most 1",
+        ),
         ({"rope_scaling": "yarn"}, "rope_scaling is 'yarn', expected an object"),
         ({"rope_scaling": {"rope_type": "linear"}}, "factor is missing"),
         ({"model_type": "mistral", "layer_types": ["x", "y"], "sliding_window": 8}, "layer_types must name"),

@@ -116,7 +116,7 @@ def test_keys_without_effect_are_known() -> None:
         ({"rope_parameters": {FULL: 3}}, "rope_parameters must hold an object each"),
         ({"rope_scaling": "linear"}, "rope_parameters must hold an object each .* and rope_scaling be one"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling {'type': 'linear', .*} names no rope_type"),
-        ({"rope_parameters": {FULL: {"rope_type": "yarn", "factor": 2.0}}}, "rope type 'yarn' is not supported"),
+        ({"rope_parameters": {FULL: {"rope_type": "yar", "factor": 2.0}}}, "rope type 'yar' is not supported"),
         ({"global_rope_theta": 0}, "global_rope_theta is 0, expected a positive number"),
         ({"hidden_activation": "xielu"}, "hidden_activation 'xielu' is not supported"),
         ({"classifier_activation": "xielu"}, "classifier_activation 'xielu' is not supported"),
@@ -133,7 +133,7 @@ def test_each_unsupported_value_is_named(changes: dict[str, Any], message: str) 
 @pytest.mark.parametrize(("key", "stated"), [("classifier_pooling", "bos"), ("clf_pooling", "bos")])
 def test_eurobert_names_its_pooling_in_two_spellings(key: str, stated: str) -> None:
     c = eurobert(**{key: stated})
-    assert (c.classifier_pooling, c.causal, c.rope, c.notes) == ("cls", False, RopeConfig(10000.0), ())
+    assert (c.classifier_pooling, c.causal, set(c.ropes), c.notes) == ("cls", False, {RopeConfig(10000.0)}, ())
     assert eurobert().classifier_pooling == "late"
     assert eurobert(classifier_pooling="mean", clf_pooling="bos").classifier_pooling == "mean"
 

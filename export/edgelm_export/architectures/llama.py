@@ -13,9 +13,10 @@ from edgelm_export.blocks.encoder import Tokens
 from edgelm_export.blocks.encoder_heads import PLAIN_HEADS, last_token_classifier
 from edgelm_export.blocks.heads import decoder_input, decoder_output
 from edgelm_export.blocks.linear import embedding
-from edgelm_export.blocks.mlp import gated_mlp
-from edgelm_export.blocks.norm import rms_norm
+from edgelm_export.blocks.mlp import FeedForward, gated_mlp
+from edgelm_export.blocks.norm import head_norms, rms_norm
 from edgelm_export.blocks.rotary import whole_text
+from edgelm_export.blocks.scaling import scaled
 from edgelm_export.config import DecoderConfig
 from edgelm_export.graph import GraphBuilder, Value
 from edgelm_export.names import NameMap, Source, name_map, per_layer
@@ -61,7 +62,6 @@ GGUF = {
     },
 )
 
-
 # What transformers assumes where a config is silent.
 QWEN = {"rope_theta": 10000.0, "use_sliding_window": False, "max_window_layers": 28}
 
@@ -75,28 +75,30 @@ def gguf_names(c: DecoderConfig) -> NameMap:
     return name_map(GGUF | per_layer("blk.{i}.", {"q_proj": q, "k_proj": k}))
 
 
-def decoder(g: GraphBuilder, c: DecoderConfig) -> None:
+def decoder(g: GraphBuilder, c: DecoderConfig, mlp: FeedForward = gated_mlp) -> None:
     """Token ids and cache in, logits and cache out."""
-    step = cache_inputs(g, c)
-    attend = partial(self_attention, step=step)
-    decoder_output(g, layers(g, decoder_input(g, c), c, attend), c)
+    attend = partial(self_attention, step=cache_inputs(g, c), norms=head_norms if c.qk_norm else None)
+    decoder_output(g, layers(g, decoder_input(g, c), c, attend, mlp), c)
 
 
 def encoder(g: GraphBuilder, c: DecoderConfig, tokens: Tokens) -> Value:
     """The same layers over whole texts, for models that were trained to embed them."""
-    attend = partial(whole_text_attention, text=whole_text(g, c, c.rope, tokens.mask))
-    return layers(g, embedding(g, tokens.ids, c), c, attend)
+    text = whole_text(g, c, c.ropes, tokens.mask)
+    attend = partial(whole_text_attention, text=text, norms=head_norms if c.qk_norm else None)
+    return layers(g, scaled(g, embedding(g, tokens.ids, c), c.embedding_scale), c, attend)
 
 
-def layers(g: GraphBuilder, x: Value, c: DecoderConfig, attend: Callable[..., Value]) -> Value:
+def layers(
+    g: GraphBuilder, x: Value, c: DecoderConfig, attend: Callable[..., Value], mlp: FeedForward = gated_mlp
+) -> Value:
     """All layers and the last norm: [batch, sequence, hidden_size] -> the same."""
     for i in range(c.num_hidden_layers):
         with g.at("layers", i):
-            h = rms_norm(g, x, "attn_norm", c.hidden_size, c.rms_norm_eps)
-            x = g.op("Add", x, attend(g, h, c, i=i))
-            h = rms_norm(g, x, "mlp_norm", c.hidden_size, c.rms_norm_eps)
-            x = g.op("Add", x, gated_mlp(g, h, c))
-    return rms_norm(g, x, "final_norm", c.hidden_size, c.rms_norm_eps)
+            h = rms_norm(g, x, "attn_norm", c.hidden_size, c.norm_eps)
+            x = g.op("Add", x, scaled(g, attend(g, h, c, i=i), c.residual_scale))
+            h = rms_norm(g, x, "mlp_norm", c.hidden_size, c.norm_eps)
+            x = g.op("Add", x, scaled(g, mlp(g, h, c), c.residual_scale))
+    return rms_norm(g, x, "final_norm", c.hidden_size, c.norm_eps)
 
 
 LLAMA = Architecture(

@@ -57,7 +57,7 @@ def encoder(g: GraphBuilder, c: ModernBertConfig, tokens: Tokens) -> Value:
 def _attention(g: GraphBuilder, c: ModernBertConfig, tokens: Tokens, reach: int | None) -> Callable[..., Value]:
     if reach is None:
         with g.at("global"):
-            return partial(global_rotary_attention, text=whole_text(g, c, c.global_rope, tokens.mask))
+            return partial(global_rotary_attention, text=whole_text(g, c, (c.global_rope,), tokens.mask), i=0)
     with g.at("local"):
         return partial(local_rotary_attention, text=local_text(g, c, c.local_rope, tokens, reach))
 

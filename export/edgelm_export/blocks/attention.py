@@ -2,31 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from edgelm import signature
 from edgelm_export.blocks.cache import Step
 from edgelm_export.blocks.encoder import Tokens
-from edgelm_export.blocks.kernels import (
-    FUSED_ROTARY_MULTIPLE,
-    group_query_attention,
-    multi_head_attention,
-    rotary_embedding,
-)
+from edgelm_export.blocks.kernels import group_query_attention, multi_head_attention, rotary_embedding
 from edgelm_export.blocks.linear import linear, split
 from edgelm_export.blocks.local_attention import LocalText, local_attention
-from edgelm_export.blocks.norm import head_norm
-from edgelm_export.blocks.rotary import WholeText
+from edgelm_export.blocks.rotary import Rotary, WholeText
 from edgelm_export.config import DecoderConfig, EncoderConfig, ModelConfig
 from edgelm_export.graph import GraphBuilder
 
+# What a model does to its queries and keys before they turn: (g, query, key, config) -> both.
+HeadNorms = Callable[[GraphBuilder, ir.Value, ir.Value, DecoderConfig], tuple[ir.Value, ir.Value]]
 
-def self_attention(g: GraphBuilder, x: ir.Value, c: DecoderConfig, step: Step, i: int) -> ir.Value:
-    """Causal grouped-query attention of layer `i` with rotary positions; new keys and values go into the cache in place."""
+
+def self_attention(
+    g: GraphBuilder,
+    x: ir.Value,
+    c: DecoderConfig,
+    step: Step,
+    i: int,
+    *,
+    norms: HeadNorms | None = None,
+    bias: ir.Value | None = None,
+    sinks: ir.Value | None = None,
+) -> ir.Value:
+    """Causal grouped-query attention of layer `i`; new keys and values go into the cache in place.
+
+    Args:
+        norms: of queries and keys.
+        bias: added to the scaled scores, [1, heads, sequence, total_sequence_length].
+        sinks: one more score for each head, [heads].
+    """
     past = [g.input(signature.past(i, kind)) for kind in signature.KINDS]
-    attended, *present = group_query_attention(g, _rotary_queries(g, x, c), past, step, c, window=c.sliding_windows[i])
+    queries, rotary = _turned_queries(g, x, c, step.rotaries[i], norms)
+    attended, *present = group_query_attention(
+        g,
+        queries,
+        past,
+        step,
+        c,
+        rotary=rotary,
+        window=c.sliding_windows[i],
+        bias=bias,
+        sinks=sinks,
+        scale=c.attention_scale,
+        softcap=c.attention_softcap,
+    )
     _kept(g, present, step, i)
     return _projected(g, attended, c)
 
@@ -49,10 +76,22 @@ def plain_self_attention(
     return _projected(g, attended, c)
 
 
-def whole_text_attention(g: GraphBuilder, x: ir.Value, c: DecoderConfig, text: WholeText, i: int) -> ir.Value:
-    """The same attention without a cache, for an encoder: causal only where the model is."""
+def whole_text_attention(
+    g: GraphBuilder, x: ir.Value, c: DecoderConfig, text: WholeText, i: int, *, norms: HeadNorms | None = None
+) -> ir.Value:
+    """The attention of a decoder without a cache, for an encoder: causal only where the model is."""
+    queries, rotary = _turned_queries(g, x, c, text.rotaries[i], norms)
     attended, *_ = group_query_attention(
-        g, _rotary_queries(g, x, c), (None, None), text, c, window=c.sliding_windows[i], causal=c.causal
+        g,
+        queries,
+        (None, None),
+        text,
+        c,
+        rotary=rotary,
+        window=c.sliding_windows[i],
+        causal=c.causal,
+        scale=c.attention_scale,
+        softcap=c.attention_softcap,
     )
     return _projected(g, attended, c)
 
@@ -75,18 +114,20 @@ def encoder_attention(
     return _projected(g, attended, c)
 
 
-def global_rotary_attention(g: GraphBuilder, x: ir.Value, c: EncoderConfig, text: WholeText) -> ir.Value:
-    """The same with rotary positions."""
-    if c.head_dim % FUSED_ROTARY_MULTIPLE == 0:
-        attended, *_ = group_query_attention(g, (_packed(g, x, c), None, None), (None, None), text, c, causal=False)
+def global_rotary_attention(g: GraphBuilder, x: ir.Value, c: EncoderConfig, text: WholeText, i: int) -> ir.Value:
+    """The same with the rotary positions of layer `i`."""
+    rotary = _needed(text.rotaries[i])
+    if rotary.positions is None:
+        queries = (_packed(g, x, c), None, None)
+        attended, *_ = group_query_attention(g, queries, (None, None), text, c, rotary=rotary, causal=False)
     else:
-        attended = multi_head_attention(g, _rotated(g, x, c, text.cos, text.sin), text.mask, c)
+        attended = multi_head_attention(g, _turned(g, _queries(g, x, c), c, rotary), text.mask, c)
     return _projected(g, attended, c)
 
 
 def local_rotary_attention(g: GraphBuilder, x: ir.Value, c: EncoderConfig, text: LocalText) -> ir.Value:
     """Every token attends to those near it, with rotary positions."""
-    return _projected(g, local_attention(g, _rotated(g, x, c, text.cos, text.sin), text.blocks, c), c)
+    return _projected(g, local_attention(g, _turned(g, _queries(g, x, c), c, text.rotary), text.blocks, c), c)
 
 
 def _kept(g: GraphBuilder, present: Sequence[ir.Value], step: Step, i: int) -> None:
@@ -105,18 +146,30 @@ def _queries(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> tuple[ir.Value, ..
     return split(g, _packed(g, x, c), (c.query_size, c.key_value_size, c.key_value_size))
 
 
-def _rotated(g: GraphBuilder, x: ir.Value, c: ModelConfig, cos: ir.Value, sin: ir.Value) -> tuple[ir.Value, ...]:
+def _turned_queries(
+    g: GraphBuilder, x: ir.Value, c: DecoderConfig, rotary: Rotary | None, norms: HeadNorms | None
+) -> tuple[tuple[ir.Value | None, ...], Rotary | None]:
+    """Query, key and value as the fused kernel takes them, packed into one where nothing is left to do; and how it shall turn them."""
+    by_kernel = rotary is None or rotary.positions is None
+    if norms is None and by_kernel:
+        return (_packed(g, x, c), None, None), rotary
     q, k, v = _queries(g, x, c)
-    return rotary_embedding(g, q, cos, sin), rotary_embedding(g, k, cos, sin), v
+    if norms is not None:
+        q, k = norms(g, q, k, c)
+    return ((q, k, v), rotary) if by_kernel else (_turned(g, (q, k, v), c, _needed(rotary)), None)
 
 
-def _rotary_queries(g: GraphBuilder, x: ir.Value, c: DecoderConfig) -> tuple[ir.Value | None, ...]:
-    """Query, key and value as the fused kernel takes them: packed into one, or apart where heads are normed."""
-    if not c.qk_norm:
-        return _packed(g, x, c), None, None
-    q, k, v = _queries(g, x, c)
-    q = head_norm(g, q, "q_norm", c.head_dim, c.rms_norm_eps)
-    return q, head_norm(g, k, "k_norm", c.head_dim, c.rms_norm_eps), v
+def _turned(g: GraphBuilder, queries: Sequence[ir.Value], c: ModelConfig, rotary: Rotary) -> tuple[ir.Value, ...]:
+    q, k, v = queries
+    first = g.constant(np.array([0], np.int64)) if rotary.positions is None else rotary.positions
+    q = rotary_embedding(g, q, rotary, first, c.num_attention_heads)
+    return q, rotary_embedding(g, k, rotary, first, c.num_key_value_heads), v
+
+
+def _needed(rotary: Rotary | None) -> Rotary:
+    if rotary is None:
+        raise TypeError("this layer has no rotary positions")
+    return rotary
 
 
 def _projected(g: GraphBuilder, attended: ir.Value, c: ModelConfig) -> ir.Value:

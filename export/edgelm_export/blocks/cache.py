@@ -4,29 +4,48 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from edgelm import signature
 from edgelm.signature import CacheGeometry
-from edgelm_export.blocks.rotary import rotary_tables
+from edgelm_export.blocks.encoder import sequence_positions
+from edgelm_export.blocks.rotary import Rotary, rotaries
 from edgelm_export.config import DecoderConfig
 from edgelm_export.graph import GraphBuilder
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one call of a decoder shares between its layers: lengths, and rotary tables where its positions are rotary."""
+    """What one call of a decoder shares between its layers: lengths, and each layer's rotary positions where there are any."""
 
     cache: CacheGeometry
     seqlens_k: ir.Value
     total_sequence_length: ir.Value
-    cos: ir.Value | None = None
-    sin: ir.Value | None = None
+    rotaries: tuple[Rotary | None, ...] = ()
 
 
 def cache_inputs(g: GraphBuilder, c: DecoderConfig) -> Step:
     """Declares the inputs of a decoder program."""
     cache = c.cache_geometry(g.provider.activation_dtype)
     g.declare(signature.decoder_inputs(cache))
-    cos, sin = rotary_tables(g, c, c.rope)
-    return Step(cache, g.input(signature.SEQLENS_K), g.input(signature.TOTAL_SEQUENCE_LENGTH), cos, sin)
+    seqlens_k, total = g.input(signature.SEQLENS_K), g.input(signature.TOTAL_SEQUENCE_LENGTH)
+    step = Step(cache, seqlens_k, total)
+    turned = rotaries(g, c, c.ropes, total, lambda: step_positions(g, step, g.input(signature.INPUT_IDS)))
+    return Step(cache, seqlens_k, total, turned)
+
+
+def past_lengths(g: GraphBuilder, step: Step, ids: ir.Value) -> ir.Value:
+    """How many tokens of each row the cache holds before the new ones, int64 [batch, 1].
+
+    A row of a first prompt may be shorter than `ids`, the rest of which is padding; nothing stands before it.
+    """
+    one, none = g.constant(np.array([1], np.int64)), g.constant(np.array(0, np.int64))
+    valid = g.op("Add", g.op("Cast", step.seqlens_k, to=ir.DataType.INT64), one)  # [batch], new tokens included
+    past = g.op("Sub", valid, g.op("Shape", ids, start=1, end=2))
+    return g.op("Unsqueeze", g.op("Max", past, none), one)
+
+
+def step_positions(g: GraphBuilder, step: Step, ids: ir.Value) -> ir.Value:
+    """Positions of the new tokens, int64 [batch, sequence]: they follow what the cache holds."""
+    return g.op("Add", past_lengths(g, step, ids), sequence_positions(g, ids))

@@ -10,7 +10,6 @@ import onnx_ir as ir
 from edgelm import signature
 from edgelm.signature import CacheGeometry
 from edgelm_export.blocks.cache import Step
-from edgelm_export.blocks.encoder import sequence_positions
 from edgelm_export.blocks.kernels import cross_attention_kernel
 from edgelm_export.blocks.linear import linear, split
 from edgelm_export.config import ModelConfig, Seq2SeqConfig
@@ -64,15 +63,3 @@ def cross_attention(
         return g.tap(
             "attention", linear(g, rows, {"o_proj": d.hidden_size}, d.query_size, bias=d.attention_output_bias)
         )
-
-
-def past_lengths(g: GraphBuilder, step: Step, ids: ir.Value) -> ir.Value:
-    """How many tokens of each row the cache holds before the new ones, int64 [batch, 1]."""
-    one = g.constant(np.array([1], np.int64))
-    valid = g.op("Add", g.op("Cast", step.seqlens_k, to=ir.DataType.INT64), one)  # [batch], new tokens included
-    return g.op("Unsqueeze", g.op("Sub", valid, g.op("Shape", ids, start=1, end=2)), one)
-
-
-def step_positions(g: GraphBuilder, step: Step, ids: ir.Value) -> ir.Value:
-    """Positions of the new tokens, int64 [batch, sequence]: they follow what the cache holds."""
-    return g.op("Add", past_lengths(g, step, ids), sequence_positions(g, ids))

@@ -7,18 +7,20 @@ import onnx_ir as ir
 
 from edgelm import signature
 from edgelm_export.blocks.linear import as_activation, embedding, lm_head, lookup
-from edgelm_export.config import BartConfig, ModelConfig, Seq2SeqConfig
+from edgelm_export.blocks.scaling import scaled, soft_capped
+from edgelm_export.config import BartConfig, DecoderConfig, Seq2SeqConfig
 from edgelm_export.graph import GraphBuilder
 
 
-def decoder_input(g: GraphBuilder, c: ModelConfig) -> ir.Value:
+def decoder_input(g: GraphBuilder, c: DecoderConfig) -> ir.Value:
     """Embedded tokens of this call, [batch, sequence, hidden_size]."""
-    return embedding(g, g.input(signature.INPUT_IDS), c)
+    return scaled(g, embedding(g, g.input(signature.INPUT_IDS), c), c.embedding_scale)
 
 
-def decoder_output(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> None:
+def decoder_output(g: GraphBuilder, x: ir.Value, c: DecoderConfig, *, bias: bool = False) -> None:
     """Logits at `logits_index` only: the head is the largest projection of a small model, and prefill needs one row of it."""
-    g.output(signature.logits_port(c.vocab_size), lm_head(g, asked_positions(g, x), c))
+    logits = scaled(g, lm_head(g, asked_positions(g, x), c, bias=bias), c.logits_scale)
+    g.output(signature.logits_port(c.vocab_size), soft_capped(g, logits, c.logits_softcap))
 
 
 def asked_positions(g: GraphBuilder, x: ir.Value) -> ir.Value:
@@ -37,14 +39,12 @@ def side_embedding(g: GraphBuilder, ids: ir.Value, c: BartConfig, side: str, sca
         x = lookup(g, ids, "embed_tokens", (m.vocab_size, m.hidden_size)) if own else None
     if x is None:
         x = embedding(g, ids, m)
-    return x if scale == 1 else g.op("Mul", x, as_activation(g, g.constant(np.array(scale, np.float32))))
+    return scaled(g, x, scale)
 
 
 def seq2seq_output(g: GraphBuilder, x: ir.Value, c: Seq2SeqConfig) -> None:
     """Logits of a decoder at `logits_index`, with what a checkpoint adds to all of them."""
-    h, size = asked_positions(g, x), c.decoder.vocab_size
-    if c.logits_scale != 1:
-        h = g.op("Mul", h, as_activation(g, g.constant(np.array(c.logits_scale, np.float32))))
+    h, size = scaled(g, asked_positions(g, x), c.logits_scale), c.decoder.vocab_size
     logits = lm_head(g, h, c.decoder)
     if c.logits_bias and g.has("final_logits_bias.bias"):
         bias = g.weight("final_logits_bias.bias", (1, size))

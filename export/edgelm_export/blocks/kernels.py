@@ -11,19 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
 
-from edgelm_export.blocks.cache import Step
-from edgelm_export.blocks.rotary import WholeText
+from edgelm_export.blocks.rotary import Rotary
 from edgelm_export.config import ModelConfig
 from edgelm_export.graph import CONTRIB, GraphBuilder
 from edgelm_export.quantize.formats import Format
-
-# GroupQueryAttention turns queries and keys itself where head_dim is a multiple of it (ONNX Runtime 1.31).
-FUSED_ROTARY_MULTIPLE = 16
 
 # What padding adds to a score: far below any real one, and finite in float16 too.
 _LOWEST = -65504.0
@@ -98,43 +94,66 @@ def matmul_transposed(g: GraphBuilder, x: ir.Value, weight: ir.Value) -> ir.Valu
     return g.op("FusedMatMul", x, weight, domain=CONTRIB, transB=1)
 
 
+class Lengths(Protocol):
+    """How many tokens the rows of a call have: int32 [batch], less one, and int32 [], those of the longest row."""
+
+    @property
+    def seqlens_k(self) -> ir.Value:
+        """Tokens of each row, those of this call included, minus 1."""
+        ...
+
+    @property
+    def total_sequence_length(self) -> ir.Value:
+        """Tokens of the longest row."""
+        ...
+
+
 def group_query_attention(
     g: GraphBuilder,
     queries: Sequence[ir.Value | None],
     past: Sequence[ir.Value | None],
-    step: Step | WholeText,
+    lengths: Lengths,
     c: ModelConfig,
     *,
+    rotary: Rotary | None = None,
     window: int | None = None,
     causal: bool = True,
     bias: ir.Value | None = None,
+    sinks: ir.Value | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Attention over a static cache or over a whole text: (output, present key, present value).
 
     Args:
         queries: query, key, value, each [batch, sequence, heads * head_dim], or all three packed into the first.
         past: keys and values before these, or nothing.
-        step: lengths, and rotary tables where positions are rotary.
+        lengths: of the rows.
         c: the model.
+        rotary: positions that the kernel turns queries and keys by.
         window: how many keys a query sees, its own among them.
         causal: whether a query sees only what stands before it.
         bias: added to the scaled scores, [1, heads, sequence, total_sequence_length].
+        sinks: one more score for each head, of a key that has no value, [heads].
         scale: of the scores; 1 / sqrt(head_dim) by default.
+        softcap: scores are softcap * tanh(score / softcap).
     """
-    rotary = [step.cos, step.sin] if step.cos is not None else [None, None]
-    inputs = [*queries, *past, step.seqlens_k, step.total_sequence_length, *rotary, None, bias]
+    tables = [None, None] if rotary is None else [rotary.cos, rotary.sin]
+    inputs = [*queries, *past, lengths.seqlens_k, lengths.total_sequence_length, *tables, None, bias, sinks]
     while inputs[-1] is None:
         inputs.pop()
     attributes: dict[str, Any] = {"num_heads": c.num_attention_heads, "kv_num_heads": c.num_key_value_heads}
+    if rotary is not None:
+        attributes |= {"do_rotary": 1, "rotary_interleaved": int(rotary.rope.interleaved)}
     if scale is not None:
         attributes["scale"] = scale
+    if softcap is not None:
+        attributes["softcap"] = softcap
     return g.op(
         "GroupQueryAttention",
         *inputs,
         domain=CONTRIB,
         outputs=3,
-        do_rotary=int(step.cos is not None),
         causal=int(causal),
         local_window_size=window or -1,
         **attributes,
@@ -155,9 +174,20 @@ def cross_attention_kernel(
     return g.op("MultiHeadAttention", query, *memory, None, padding, domain=CONTRIB, **attributes)
 
 
-def rotary_embedding(g: GraphBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value) -> ir.Value:
-    """Queries or keys [batch, sequence, heads * head_dim] turned by their positions from 0; tables [positions, head_dim / 2]."""
-    return g.op("RotaryEmbedding", x, g.constant(np.array([0], np.int64)), cos, sin, domain=CONTRIB)
+def rotary_embedding(g: GraphBuilder, x: ir.Value, rotary: Rotary, positions: ir.Value, heads: int) -> ir.Value:
+    """Queries or keys [batch, sequence, heads * head_dim] turned by their positions, which are as in Rotary."""
+    size = rotary.rope.rotary_dim
+    attributes = {"num_heads": heads, "rotary_embedding_dim": size} if size else {}
+    return g.op(
+        "RotaryEmbedding",
+        x,
+        positions,
+        rotary.cos,
+        rotary.sin,
+        domain=CONTRIB,
+        interleaved=int(rotary.rope.interleaved),
+        **attributes,
+    )
 
 
 def multi_head_attention(

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from edgelm_export.blocks.encoder import Tokens, sequence_length
 from edgelm_export.blocks.kernels import multi_head_attention
 from edgelm_export.blocks.linear import as_activation
-from edgelm_export.blocks.rotary import rotary_tables
+from edgelm_export.blocks.rotary import Rotary, rotary_tables
 from edgelm_export.config import ModelConfig, RopeConfig
 from edgelm_export.graph import GraphBuilder
 
@@ -41,16 +41,17 @@ class Blocks:
 
 @dataclass(frozen=True)
 class LocalText:
-    """The blocks of texts, and the rotary tables of the layers that read them."""
+    """The blocks of texts, and the rotary positions of the layers that read them."""
 
     blocks: Blocks
-    cos: ir.Value
-    sin: ir.Value
+    rotary: Rotary
 
 
 def local_text(g: GraphBuilder, c: ModelConfig, rope: RopeConfig, tokens: Tokens, reach: int) -> LocalText:
     """What local layers with rotary positions share."""
-    return LocalText(local_blocks(g, tokens, reach), *rotary_tables(g, c, rope))
+    return LocalText(
+        local_blocks(g, tokens, reach), Rotary(rope, *rotary_tables(g, rope, c.head_dim, c.context_length), None)
+    )
 
 
 def local_blocks(g: GraphBuilder, tokens: Tokens, reach: int) -> Blocks:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import onnx_ir as ir
 
 from edgelm_export.blocks.activations import activation
 from edgelm_export.blocks.linear import linear, split
 from edgelm_export.config import ModelConfig
 from edgelm_export.graph import GraphBuilder
+
+# (g, normed hidden states, config) -> what is added to them.
+FeedForward = Callable[[GraphBuilder, ir.Value, Any], ir.Value]
 
 
 def gated_mlp(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> ir.Value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from edgelm_export.config import DecoderConfig
 from edgelm_export.graph import GraphBuilder
 
 
@@ -28,3 +29,9 @@ def head_norm(g: GraphBuilder, x: ir.Value, name: str, head_dim: int, epsilon: f
         "Reshape", x, g.constant(np.array([0, 0, -1, head_dim], np.int64))
     )  # [batch, sequence, heads, head_dim]
     return g.op("Reshape", rms_norm(g, heads, name, head_dim, epsilon), g.constant(np.array([0, 0, -1], np.int64)))
+
+
+def head_norms(g: GraphBuilder, q: ir.Value, k: ir.Value, c: DecoderConfig) -> tuple[ir.Value, ir.Value]:
+    """RMS norms of the heads of queries and keys, with one weight for all heads of a kind."""
+    q = head_norm(g, q, "q_norm", c.head_dim, c.norm_eps)
+    return q, head_norm(g, k, "k_norm", c.head_dim, c.norm_eps)

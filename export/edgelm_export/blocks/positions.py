@@ -8,8 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgelm_export.blocks.cache import Step
-from edgelm_export.blocks.cross import past_lengths, step_positions
+from edgelm_export.blocks.cache import Step, past_lengths, step_positions
 from edgelm_export.blocks.encoder import sequence_positions, token_numbers
 from edgelm_export.blocks.linear import as_activation, lookup
 from edgelm_export.config import BartConfig

@@ -9,8 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgelm_export.blocks.cache import Step
-from edgelm_export.blocks.cross import past_lengths
+from edgelm_export.blocks.cache import Step, past_lengths
 from edgelm_export.blocks.encoder import sequence_positions
 from edgelm_export.blocks.linear import as_activation
 from edgelm_export.graph import GraphBuilder
