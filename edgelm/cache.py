@@ -9,11 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm import signature
-from edgelm.errors import ContextOverflow
+from edgelm.errors import ContextOverflow, GenerationError
 from edgelm.session import buffer
-from edgelm.signature import CacheGeometry
+from edgelm.signature import CacheGeometry, LayerCache
 
 _SMALLEST_BUCKET = 256
+
+# Positions that a buffer has beyond its window. The kernel moves a full buffer down by this many and one, so with none it
+# would move the whole window at every step, which takes a quarter again of the attention's own time.
+_WINDOW_SLACK = 16
 
 # Stands for the row that `copies` may use besides those it reorders.
 SPARE = -1
@@ -22,13 +26,16 @@ SPARE = -1
 class StaticKVCache:
     """Keys and values of a batch of sequences.
 
-    Each layer has two buffers [rows, num_key_value_heads, max_length, head_dim]; the first `lengths[row]` positions of a
-    row are valid. There may be more rows in the buffers than `lengths` has: they are room for sequences to come.
+    Each layer has two buffers [rows, num_key_value_heads, positions, head_dim], or one where keys and values are the same;
+    the first `lengths[row]` positions of a row are valid. A layer with a window keeps the last ones only, in a buffer that
+    never grows. There may be more rows in the buffers than `lengths` has: they are room for sequences to come.
     """
 
     def __init__(self, geometry: CacheGeometry, batch: int, limit: int) -> None:
         """Allocates nothing yet; `limit` is the most positions a row may ever take."""
-        self._geometry = geometry
+        self._dtype = geometry.dtype
+        # Which layer each buffer belongs to, and which kind it is.
+        self._owners = [(i, layer, kind) for i, layer in enumerate(geometry.layers) for kind in layer.buffers]
         self.limit = limit
         self._buffers: list[NDArray[Any]] = []
         # How many positions at the beginning two rows have in common, because one was made from the other.
@@ -43,7 +50,7 @@ class StaticKVCache:
         return sum(array.nbytes for array in self._buffers)
 
     def reserve(self, length: int) -> bool:
-        """Makes room for `length` positions a row; returns whether the buffers moved, so that they must be bound anew.
+        """Makes room for `length` positions a row; returns whether buffers moved, so that they must be bound anew.
 
         Raises:
             ContextOverflow: more than the limit.
@@ -66,8 +73,19 @@ class StaticKVCache:
         self.lengths[row] += count
 
     def truncate(self, row: int, length: int) -> None:
-        """Forgets what lies beyond `length`; nothing needs clearing, the next step overwrites it."""
-        self.lengths[row] = min(self.lengths[row], length)
+        """Forgets what lies beyond `length`; nothing needs clearing, the next step overwrites it.
+
+        Raises:
+            GenerationError: a layer with a window has dropped what it would need again. Forgetting all is always possible.
+        """
+        length = min(self.lengths[row], length)
+        for i, layer, _ in self._owners:
+            if length and first_position(layer, length) != first_position(layer, self.lengths[row]):
+                raise GenerationError(
+                    f"row {row} cannot go back from {self.lengths[row]} to {length} positions: layer {i} keeps the last "
+                    f"{layer.window} only; truncate it to 0 and feed it again"
+                )
+        self.lengths[row] = length
         self._shared[row] = np.minimum(self._shared[row], length)
         self._shared[:, row] = self._shared[row]
 
@@ -89,9 +107,10 @@ class StaticKVCache:
         """Inputs and outputs to bind for these rows: views of the same memory, since the program updates them in place."""
         inputs: dict[str, NDArray[Any]] = {}
         outputs: dict[str, NDArray[Any]] = {}
-        for position, array in enumerate(self._buffers):
-            layer, kind = position // 2, signature.KINDS[position % 2]
-            inputs[signature.past(layer, kind)] = outputs[signature.present(layer, kind)] = array[start:stop]
+        for (i, layer, kind), array in zip(self._owners, self._buffers, strict=True):
+            view = array[start:stop]
+            inputs[signature.past(i, kind)] = view
+            outputs |= {signature.present(i, name): view for name in (signature.KINDS if layer.latent else (kind,))}
         return inputs, outputs
 
     def _copy_rows(self, parents: Mapping[int, int]) -> None:
@@ -100,23 +119,50 @@ class StaticKVCache:
             if target == SPARE:
                 spare = [array[source, :, : self.lengths[source]].copy() for array in self._buffers]
                 continue
-            parent = parents[target]
-            begin = self._shared[target, parent] if target < len(self.lengths) else 0
-            end = self.lengths[parent]
-            for position, array in enumerate(self._buffers):
+            for position, (_, layer, _) in enumerate(self._owners):
+                begin, end = self._differing(layer, target, parents[target])
+                array = self._buffers[position]
                 held = spare[position] if source == SPARE else array[source]
                 array[target, :, begin:end] = held[:, begin:end]
 
-    def _rebuild(self, parents: Sequence[int], capacity: int) -> None:
-        """New buffers of `capacity` positions, whose rows hold what their parents did."""
-        g, longest = self._geometry, max(self.lengths)
-        shape = (len(parents), g.num_key_value_heads, capacity, g.head_dim)
-        rebuilt = [buffer(shape, g.dtype) for _ in range(2 * g.num_layers)]
-        for old, new in zip(self._buffers, rebuilt, strict=False):
-            for row, parent in enumerate(parents):
-                new[row, :, :longest] = old[parent, :, :longest]
-        self._buffers = rebuilt
-        self.max_length = capacity
+    def _differing(self, layer: LayerCache, target: int, parent: int) -> tuple[int, int]:
+        """From where to where in its buffer a row must be overwritten to hold what its parent does."""
+        length = self.lengths[parent]
+        first = first_position(layer, length)
+        if target >= len(self.lengths) or first_position(layer, self.lengths[target]) != first:
+            return 0, length - first
+        return max(0, int(self._shared[target, parent]) - first), length - first
+
+    def _rebuild(self, parents: Sequence[int], max_length: int) -> None:
+        """Buffers with room for `max_length` positions, whose rows hold what their parents did."""
+        longest, before = max(self.lengths), self._buffers
+        self._buffers = []
+        for position, (_, layer, _) in enumerate(self._owners):
+            shape = (len(parents), layer.num_key_value_heads, capacity(layer, max_length), layer.head_dim)
+            if before and before[position].shape == shape:  # a window, which has all the room it wants
+                self._buffers.append(before[position])
+                continue
+            new = buffer(shape, self._dtype)
+            for row, parent in enumerate(parents if before else ()):
+                new[row, :, :longest] = before[position][parent, :, :longest]
+            self._buffers.append(new)
+        self.max_length = max_length
+
+
+def capacity(layer: LayerCache, max_length: int) -> int:
+    """How many positions the buffer of a layer has where sequences may have `max_length`."""
+    return max_length if layer.window is None else layer.window + _WINDOW_SLACK
+
+
+def first_position(layer: LayerCache, length: int) -> int:
+    """Which position stands first in the buffer of a layer after `length` of them; the others follow in their order.
+
+    The rule is the kernel's (GroupQueryAttention, `sliding_window_cache`): a full buffer gives up its slack and one more.
+    """
+    if layer.window is None:
+        return 0
+    step = _WINDOW_SLACK + 1
+    return step * max(0, -(-(length - capacity(layer, length)) // step))
 
 
 def copies(parents: Mapping[int, int]) -> Iterator[tuple[int, int]]:

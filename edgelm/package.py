@@ -67,7 +67,7 @@ class Manifest:
     def to_json(self) -> str:
         """The manifest's text; the same manifest gives the same bytes."""
         values = {key: value for key, value in vars(self).items() if key != "extra"}
-        values["cache"] = None if self.cache is None else vars(self.cache)
+        values["cache"] = None if self.cache is None else self.cache.as_manifest()
         values["encoder"] = None if self.encoder is None else self.encoder.as_manifest()
         return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
@@ -187,7 +187,7 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
     known = {key: values[key] for key in _TYPES if key != "notes"}
     named = (*_TYPES, "format_version", "cache", "encoder")
     extra = {key: value for key, value in values.items() if key not in named}
-    cache = _read_part(values, "cache", _cache_geometry, file)
+    cache = _read_part(values, "cache", CacheGeometry.from_manifest, file)
     encoder = _read_part(values, "encoder", EncoderFacts.from_manifest, file)
     lacking = {"decoder": cache, "encoder": encoder}.get(values["family"], values)
     if lacking is None:
@@ -211,13 +211,6 @@ def _read_part(values: dict[str, Any], key: str, read: Callable[[Any], Part], fi
         return read(raw)
     except (TypeError, KeyError, ValueError) as error:
         raise ManifestError(f"{file}: {key!r} is not usable: {error}; export the package again") from error
-
-
-def _cache_geometry(values: dict[str, Any]) -> CacheGeometry:
-    cache = CacheGeometry(**values)
-    if min(cache.num_layers, cache.num_key_value_heads, cache.head_dim, cache.bytes_per_token) < 1:
-        raise ValueError("sizes must be positive")
-    return cache
 
 
 def _is_file_entry(entry: dict[str, Any]) -> bool:

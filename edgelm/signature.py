@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 INPUT_IDS = "input_ids"  # int64 [batch, sequence]
 SEQLENS_K = "seqlens_k"  # int32 [batch]: valid tokens including the new ones, minus 1
@@ -21,14 +24,19 @@ ENCODER_ATTENTION_MASK = "encoder_attention_mask"  # int64 [sources, source]: 1 
 
 KINDS = ("key", "value")
 
+_ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+# Of a layer's cache, and of the number of layers: far above any model's, and a manifest cannot make a reader allocate more.
+_LARGEST_SIZE = 2**20
+
 
 def past(layer: int, kind: str) -> str:
-    """Name of a layer's cache input, [batch, num_key_value_heads, max_length, head_dim]."""
+    """Name of a layer's cache input, [batch, num_key_value_heads, max_length or window, head_dim]; a latent layer has but a key."""
     return f"past_key_values.{layer}.{kind}"
 
 
 def present(layer: int, kind: str) -> str:
-    """Name of a layer's cache output, bound to the same buffer as its input."""
+    """Name of a layer's cache output, bound to the same buffer as its input; a latent layer's key and value to one."""
     return f"present.{layer}.{kind}"
 
 
@@ -50,19 +58,86 @@ class Port:
 
 
 @dataclass(frozen=True)
-class CacheGeometry:
-    """What one token costs in the KV cache; `dtype` as NumPy spells it."""
+class LayerCache:
+    """What a layer keeps of every token.
 
-    num_layers: int
+    Attributes:
+        num_key_value_heads, head_dim: of a key, and of a value.
+        window: how many positions a query sees, its own among them; only the last ones are kept. None keeps all.
+        latent: one buffer serves as keys and as values (multi-head latent attention).
+    """
+
     num_key_value_heads: int
     head_dim: int
+    window: int | None = None
+    latent: bool = False
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """The kinds that have a buffer of their own."""
+        return KINDS[:1] if self.latent else KINDS
+
+    @property
+    def values_per_token(self) -> int:
+        """Numbers one token takes, in all buffers."""
+        return len(self.buffers) * self.num_key_value_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class CacheGeometry:
+    """The KV cache, layer by layer; `dtype` as NumPy spells it."""
+
+    layers: tuple[LayerCache, ...]
     dtype: str = "float32"
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes one token takes over all layers, keys and values together."""
-        itemsize = {"float32": 4, "float16": 2, "bfloat16": 2}[self.dtype]
-        return 2 * self.num_layers * self.num_key_value_heads * self.head_dim * itemsize
+        """Bytes one more token takes over all layers, however long the sequence is: layers with a window are not counted."""
+        return self._itemsize * sum(layer.values_per_token for layer in self.layers if layer.window is None)
+
+    @property
+    def window_bytes(self) -> int:
+        """Bytes of what all layers with a window keep of a sequence that is longer than it."""
+        return self._itemsize * sum(layer.values_per_token * (layer.window or 0) for layer in self.layers)
+
+    def facts(self) -> dict[str, int]:
+        """What it costs, as `edgelm inspect` puts it."""
+        windows = {"cache_bytes_of_windows": self.window_bytes} if self.window_bytes else {}
+        return {"cache_bytes_per_1000_tokens": 1000 * self.bytes_per_token, **windows}
+
+    @property
+    def _itemsize(self) -> int:
+        return _ITEMSIZES[self.dtype]
+
+    def as_manifest(self) -> dict[str, Any]:
+        """The manifest's entry: neighbours that are alike are one entry with their `count`, and false and null are left out."""
+        groups = [(layer, len(list(group))) for layer, group in groupby(self.layers)]
+        layers = [
+            {"count": count} | {key: value for key, value in vars(layer).items() if value} for layer, count in groups
+        ]
+        return {"dtype": self.dtype, "layers": layers}
+
+    @classmethod
+    def from_manifest(cls, values: Mapping[str, Any]) -> CacheGeometry:
+        """What `as_manifest` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        if values["dtype"] not in _ITEMSIZES:
+            raise ValueError(f"unknown dtype {values['dtype']!r}")
+        layers: list[LayerCache] = []
+        for entry in values["layers"]:
+            count, layer = entry["count"], LayerCache(**{key: value for key, value in entry.items() if key != "count"})
+            sizes = (count, layer.num_key_value_heads, layer.head_dim, 1 if layer.window is None else layer.window)
+            if not all(type(size) is int and 0 < size < _LARGEST_SIZE for size in sizes):
+                raise ValueError(f"sizes must be whole numbers from 1, in {entry}")
+            if type(layer.latent) is not bool:
+                raise ValueError(f"latent must be true or false, in {entry}")
+            layers += [layer] * count
+        if not layers:
+            raise ValueError("it has no layers")
+        return cls(tuple(layers), values["dtype"])
 
 
 def decoder_inputs(cache: CacheGeometry) -> list[Port]:
@@ -73,7 +148,8 @@ def decoder_inputs(cache: CacheGeometry) -> list[Port]:
         Port(TOTAL_SEQUENCE_LENGTH, "int32", ()),
         Port(LOGITS_INDEX, "int64", ("batch", "n")),
     ]
-    return ports + [cache_port(past(i, kind), cache) for i in range(cache.num_layers) for kind in KINDS]
+    buffers = [(i, kind) for i, layer in enumerate(cache.layers) for kind in layer.buffers]
+    return ports + [cache_port(past(i, kind), cache, i) for i, kind in buffers]
 
 
 def logits_port(vocab_size: int) -> Port:
@@ -81,9 +157,11 @@ def logits_port(vocab_size: int) -> Port:
     return Port(LOGITS, "float32", ("batch", "n", vocab_size))
 
 
-def cache_port(name: str, cache: CacheGeometry) -> Port:
-    """A cache buffer, as input or output."""
-    return Port(name, cache.dtype, ("batch", cache.num_key_value_heads, "max_length", cache.head_dim))
+def cache_port(name: str, cache: CacheGeometry, i: int) -> Port:
+    """A cache buffer of layer `i`, as input or output."""
+    layer = cache.layers[i]
+    length = "max_length" if layer.window is None else f"window_{layer.window}"
+    return Port(name, cache.dtype, ("batch", layer.num_key_value_heads, length, layer.head_dim))
 
 
 def encoder_inputs(*, token_types: bool, positions: bool) -> list[Port]:
@@ -110,8 +188,11 @@ def token_logits_port(size: int) -> Port:
 
 def cross_ports(cache: CacheGeometry) -> list[Port]:
     """Keys and values of the source for every decoder layer: outputs of the encoder, inputs of the decoder."""
-    shape = ("sources", cache.num_key_value_heads, "source", cache.head_dim)
-    return [Port(cross(i, kind), cache.dtype, shape) for i in range(cache.num_layers) for kind in KINDS]
+    return [
+        Port(cross(i, kind), cache.dtype, ("sources", layer.num_key_value_heads, "source", layer.head_dim))
+        for i, layer in enumerate(cache.layers)
+        for kind in KINDS
+    ]
 
 
 def source_mask_port() -> Port:

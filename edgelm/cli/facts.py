@@ -23,7 +23,7 @@ def package_facts(package: Package) -> dict[str, Any]:
         "context_length": m.context_length,
         "vocab_size": m.vocab_size,
         **({"languages": list(codes)} if (codes := _languages(package)) else {}),
-        **({} if m.cache is None else {"cache_bytes_per_1000_tokens": 1000 * m.cache.bytes_per_token}),
+        **({} if m.cache is None else m.cache.facts()),
         **({} if m.encoder is None else {key: value for key, value in m.encoder.as_manifest().items() if value}),
         "device": m.device,
         "source": {key: value for key, value in m.source.items() if key != "files"},

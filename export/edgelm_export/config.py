@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edgelm.signature import CacheGeometry
+from edgelm.signature import CacheGeometry, LayerCache
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class DecoderConfig(ModelConfig):
 
     def cache_geometry(self, dtype: str) -> CacheGeometry:
         """The KV cache of a program whose activations have `dtype`."""
-        return CacheGeometry(self.num_hidden_layers, self.num_key_value_heads, self.head_dim, dtype)
+        return CacheGeometry((LayerCache(self.num_key_value_heads, self.head_dim),) * self.num_hidden_layers, dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ class Seq2SeqConfig(ModelConfig):
     def cache_geometry(self, dtype: str) -> CacheGeometry:
         """The decoder's own KV cache; the encoder's keys and values come beside it."""
         d = self.decoder
-        return CacheGeometry(d.num_hidden_layers, d.num_key_value_heads, d.head_dim, dtype)
+        return CacheGeometry((LayerCache(d.num_key_value_heads, d.head_dim),) * d.num_hidden_layers, dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,17 +38,9 @@ def _facts(model: Model, source: str) -> dict[str, Any]:
         "hidden_size": c.hidden_size,
         "attention": f"{c.num_attention_heads} query heads, {c.num_key_value_heads} key-value heads of {c.head_dim}",
         "vocab_size": c.vocab_size,
-        **_cache_facts(model, provider),
+        **(c.cache_geometry(provider.activation_dtype).facts() if model.family == "decoder" else {}),
         "export_bytes": {name: _export_bytes(model, name, provider) for name in PRECISIONS},
         "notes": list(model.notes),
-    }
-
-
-def _cache_facts(model: Model, provider: Provider) -> dict[str, Any]:
-    if model.family != "decoder":
-        return {}
-    return {
-        "cache_bytes_per_1000_tokens": 1000 * model.config.cache_geometry(provider.activation_dtype).bytes_per_token
     }
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import edgelm
 from edgelm import signature
+from edgelm.cache import capacity
 from edgelm.signature import CacheGeometry
 from edgelm.text_generation import DecoderModel
 
@@ -49,12 +50,19 @@ def step_logits(model: DecoderModel, prompt: Sequence[int], tokens: Sequence[int
 def prefill_feeds(cache: CacheGeometry, prompts: Sequence[Sequence[int]]) -> dict[str, NDArray[Any]]:
     """What a decoder's graph takes for a first prefill, all positions' logits wanted; short rows padded on the right."""
     batch, longest = len(prompts), max(map(len, prompts))
-    shape = (batch, cache.num_key_value_heads, longest, cache.head_dim)
     feeds: dict[str, NDArray[Any]] = {
         signature.INPUT_IDS: np.array([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]),
         signature.SEQLENS_K: np.array([len(prompt) - 1 for prompt in prompts], np.int32),
         signature.TOTAL_SEQUENCE_LENGTH: np.array(longest, np.int32),
         signature.LOGITS_INDEX: np.tile(np.arange(longest), (batch, 1)),
     }
-    empty = np.zeros(shape, cache.dtype)
-    return feeds | {signature.past(i, kind): empty for i in range(cache.num_layers) for kind in signature.KINDS}
+    return feeds | empty_cache(cache, batch, longest)
+
+
+def empty_cache(cache: CacheGeometry, rows: int, length: int) -> dict[str, NDArray[Any]]:
+    """The buffers of a cache with room for `length` positions, by the name of their input."""
+    feeds: dict[str, NDArray[Any]] = {}
+    for i, layer in enumerate(cache.layers):
+        shape = (rows, layer.num_key_value_heads, capacity(layer, length), layer.head_dim)
+        feeds |= {signature.past(i, kind): np.zeros(shape, cache.dtype) for kind in layer.buffers}
+    return feeds

@@ -20,7 +20,7 @@ from edgelm.signature import CacheGeometry
 from tests.architectures.encoding import Array, Batch, outputs
 from tests.architectures.random_checkpoints import write_config
 from tests.architectures.random_configs import Config
-from tests.architectures.running import Logits
+from tests.architectures.running import Logits, empty_cache
 
 Targets = NDArray[np.int64]  # [rows, tokens]; the rows of a source are neighbours
 ROOM = 3  # positions of the cache that nothing is written to
@@ -66,7 +66,7 @@ def forced_logits(programs: Programs, batch: Batch, targets: Targets, *, chunks:
         chunks: the targets are fed in that many calls, of which more rows than one can only have one or as many as tokens.
     """
     rows, tokens = targets.shape
-    feeds = _memory(programs, batch) | _empty_cache(programs.cache, rows, tokens + ROOM)
+    feeds = _memory(programs, batch) | empty_cache(programs.cache, rows, tokens + ROOM)
     found: list[Logits] = []
     for columns in np.array_split(np.arange(tokens), chunks):
         end = int(columns[-1]) + 1
@@ -96,15 +96,10 @@ def _memory(programs: Programs, batch: Batch) -> dict[str, Array]:
     return {signature.ENCODER_ATTENTION_MASK: batch.mask, **found}
 
 
-def _empty_cache(cache: CacheGeometry, rows: int, length: int) -> dict[str, Array]:
-    empty = np.zeros((rows, cache.num_key_value_heads, length, cache.head_dim), cache.dtype)
-    return {signature.past(i, kind): empty for i in range(cache.num_layers) for kind in signature.KINDS}
-
-
 def _run(programs: Programs, feeds: Mapping[str, Any]) -> tuple[Logits, dict[str, Array]]:
     """The logits of a call, and the cache after it as the next call's feeds."""
     names = [port.name for port in programs.decoder.get_outputs()]
     found = dict(zip(names, programs.decoder.run(names, dict(feeds)), strict=True))
     logits = np.asarray(found.pop(signature.LOGITS))
-    kept = [(i, kind) for i in range(programs.cache.num_layers) for kind in signature.KINDS]
+    kept = [(i, kind) for i, layer in enumerate(programs.cache.layers) for kind in layer.buffers]
     return logits, {signature.past(i, kind): np.asarray(found[signature.present(i, kind)]) for i, kind in kept}

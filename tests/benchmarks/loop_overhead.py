@@ -75,7 +75,6 @@ class BareLoop:
         self._io = self._session.io_binding()
         self._kept: list[Any] = []
         manifest = model.package.manifest
-        cache = manifest.kv_cache
         self._seqlens_k = self._input("seqlens_k", np.zeros(1, np.int32))
         self._total = self._input("total_sequence_length", np.zeros((), np.int32))
         self._input("input_ids", np.full((1, 1), 100, np.int64))
@@ -84,12 +83,11 @@ class BareLoop:
         # As long as the bucket that edgelm's cache has for this length: the attention kernel's time depends on it.
         decoder = model.decoder(1)
         decoder.cache.reserve(length)
-        shape = (1, cache.num_key_value_heads, decoder.cache.max_length, cache.head_dim)
-        for layer in range(cache.num_layers):
-            for kind in ("key", "value"):
-                buffer = np.zeros(shape, np.float32)
-                self._input(f"past_key_values.{layer}.{kind}", buffer)
-                self._output(f"present.{layer}.{kind}", buffer)
+        inputs, outputs = decoder.cache.rows(0, 1)
+        for name, array in inputs.items():
+            self._input(name, array)
+        for name, array in outputs.items():
+            self._output(name, array)
 
     def run(self, start: int, count: int) -> float:
         """Seconds a step, over `count` steps after `start` positions."""

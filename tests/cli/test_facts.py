@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models
 
 from edgelm.cli import cli
 from edgelm.package import MANIFEST, Manifest
-from edgelm.signature import CacheGeometry
+from edgelm.signature import CacheGeometry, LayerCache
 
 
 def _package(folder: Path, family: str) -> Path:
@@ -22,7 +22,7 @@ def _package(folder: Path, family: str) -> Path:
         task="text-to-text",
         architecture="mbart",
         programs={},
-        cache=CacheGeometry(2, 1, 16),
+        cache=CacheGeometry((LayerCache(1, 16),) * 2),
         context_length=64,
         vocab_size=10,
         parameters=100,

@@ -74,7 +74,7 @@ def test_the_manifest_records_where_it_came_from(package: Path, checkpoint: Path
     assert manifest.source["id"] == checkpoint.name
     assert manifest.source["files"]["model.safetensors"] == sha256(checkpoint / "model.safetensors")
     assert manifest.architecture == "llama"
-    assert manifest.kv_cache.num_layers == 2
+    assert len(manifest.kv_cache.layers) == 2
     assert {"config.json", "tokenizer.json", "chat_template.jinja"} <= set(manifest.files)
 
 

@@ -1,21 +1,24 @@
-"""The static KV cache: grows by buckets, keeps what is valid, never allocates the whole context."""
+"""The static KV cache: grows by buckets, keeps what is valid, never allocates the whole context or more than a window."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from edgelm.cache import SPARE, StaticKVCache, copies
-from edgelm.errors import ContextOverflow
-from edgelm.signature import CacheGeometry
+from edgelm.cache import SPARE, StaticKVCache, capacity, copies, first_position
+from edgelm.errors import ContextOverflow, GenerationError
+from edgelm.signature import CacheGeometry, LayerCache
 
-GEOMETRY = CacheGeometry(num_layers=2, num_key_value_heads=3, head_dim=8)
+FULL, WINDOW, LATENT = LayerCache(3, 8), LayerCache(2, 8, window=20), LayerCache(1, 16, latent=True)
+GEOMETRY = CacheGeometry((FULL, WINDOW, FULL, LATENT))
+BYTES_PER_TOKEN = (2 * 2 * 3 * 8 + 16) * 4
+WINDOW_BYTES = capacity(WINDOW, 0) * 2 * 2 * 8 * 4
 
 
 def test_a_long_context_costs_nothing_until_it_is_used() -> None:
     cache = StaticKVCache(GEOMETRY, batch=1, limit=1_000_000)
     assert cache.max_length == 256
-    assert cache.nbytes == 256 * GEOMETRY.bytes_per_token
+    assert cache.nbytes == 256 * BYTES_PER_TOKEN + WINDOW_BYTES
 
 
 def test_capacity_doubles_and_stops_at_the_limit() -> None:
@@ -59,21 +62,32 @@ def filled(rows: int, limit: int = 64) -> tuple[StaticKVCache, list[list[int]]]:
 
 
 def write(cache: StaticKVCache, held: list[list[int]], row: int, number: int) -> None:
-    """What a program does with one token: the next position of a row, in all buffers."""
-    cache.reserve(cache.lengths[row] + 1)
-    for array in cache.rows(0, len(held))[0].values():
-        array[row, :, cache.lengths[row]] = number
+    """What a program does with one token: the next position of a row, in all buffers; a full window first moves down."""
+    length = cache.lengths[row]
+    cache.reserve(length + 1)
+    for name, array in cache.rows(0, len(held))[0].items():
+        layer = layer_of(name)
+        dropped = first_position(layer, length + 1) - first_position(layer, length)
+        last = length - first_position(layer, length + 1)
+        array[row, :, :last] = array[row, :, dropped : dropped + last].copy()
+        array[row, :, last] = number
     cache.advance(row, 1)
     held[row].append(number)
+
+
+def layer_of(name: str) -> LayerCache:
+    return GEOMETRY.layers[int(name.split(".")[1])]
 
 
 def contents(cache: StaticKVCache) -> list[list[int]]:
     """The numbers of every row's valid positions, which are the same in all buffers, heads and columns."""
     found: list[list[int]] = []
     for row, length in enumerate(cache.lengths):
-        pieces = np.stack([array[0, :, :length] for array in cache.rows(row, row + 1)[0].values()])
-        numbers = pieces[0, 0, :, 0]
-        assert (pieces == numbers[:, None]).all()
+        inputs, _ = cache.rows(row, row + 1)
+        numbers = inputs["past_key_values.0.key"][0, 0, :length, 0]
+        for name, array in inputs.items():
+            first = first_position(layer_of(name), length)
+            assert (array[0, :, : length - first] == numbers[first:, None]).all()
         found.append(numbers.astype(int).tolist())
     return found
 
@@ -113,8 +127,9 @@ def test_any_sequence_of_steps_and_reorders_keeps_every_row() -> None:
             for row in range(len(held)):
                 for _ in range(int(rng.integers(1, 40 if rng.random() < 0.1 else 3))):
                     write(cache, held, row, number := number + 1)
-            if rng.random() < 0.2:
-                row, length = int(rng.integers(len(held))), int(rng.integers(1, 9))
+            row = int(rng.integers(len(held)))
+            length = max(0, len(held[row]) - int(rng.integers(0, 20)))
+            if not length or first_position(WINDOW, length) == first_position(WINDOW, len(held[row])):
                 cache.truncate(row, length)
                 held[row] = held[row][:length]
             reorder(cache, held, rng.integers(0, len(held), rng.integers(1, 8)).tolist())
@@ -131,9 +146,9 @@ def test_only_what_differs_is_copied() -> None:
     for array in cache.rows(0, 3)[0].values():
         array[:, :, :20] += np.array([0.25, 0.5, 0.75], array.dtype)[:, None, None, None]  # told apart from here on
     reorder(cache, held, [2, 1, 2])
-    assert contents(cache) == held
     for array in cache.rows(0, 3)[0].values():
         np.testing.assert_array_equal(array[:, 0, :20, 0] % 1, [[0.25] * 20, [0.5] * 20, [0.75] * 20])
+        np.testing.assert_array_equal(array[:, 0, 20, 0], [52, 51, 52])
 
 
 def test_rows_that_leave_and_come_back_find_room() -> None:
@@ -180,6 +195,49 @@ def test_truncating_only_shortens() -> None:
     assert cache.lengths == [3]
 
 
+def test_a_window_of_a_long_sequence_holds_its_last_positions_in_their_order() -> None:
+    cache, held = filled(1, limit=200)
+    for number in range(150):
+        write(cache, held, 0, number)
+        first = first_position(WINDOW, number + 1)
+        assert min(number + 1, 20) <= number + 1 - first <= capacity(WINDOW, 200)
+        assert contents(cache) == held
+    assert cache.rows(0, 1)[0]["past_key_values.1.key"].shape == (1, 2, capacity(WINDOW, 200), 8)
+
+
+def test_windows_stay_where_they_are_when_the_rest_grows() -> None:
+    cache = StaticKVCache(GEOMETRY, batch=2, limit=1024)
+    before = cache.rows(0, 2)[0]
+    cache.reserve(1000)
+    after = cache.rows(0, 2)[0]
+    moved = {name for name in before if not np.shares_memory(before[name], after[name])}
+    assert moved == {name for name in before if ".1." not in name}
+    assert cache.nbytes == 2 * (1024 * BYTES_PER_TOKEN + WINDOW_BYTES)
+
+
+def test_a_window_cannot_go_back_to_what_it_dropped() -> None:
+    cache = StaticKVCache(GEOMETRY, batch=1, limit=64)
+    cache.advance(0, capacity(WINDOW, 64) + 5)
+    cache.truncate(0, capacity(WINDOW, 64) + 1)
+    with pytest.raises(
+        GenerationError, match=r"row 0 cannot go back from 37 to 36 positions: layer 1 keeps the last 20"
+    ):
+        cache.truncate(0, capacity(WINDOW, 64))
+    assert cache.lengths == [37]
+    cache.truncate(0, 0)
+    assert cache.lengths == [0]
+
+
+def test_both_outputs_of_a_latent_layer_are_its_one_buffer() -> None:
+    inputs, outputs = StaticKVCache(GEOMETRY, batch=1, limit=64).rows(0, 1)
+    assert "past_key_values.3.value" not in inputs
+    for kind in ("key", "value"):
+        assert np.shares_memory(outputs[f"present.3.{kind}"], inputs["past_key_values.3.key"])
+
+
 def test_a_token_costs_what_the_geometry_says() -> None:
-    assert GEOMETRY.bytes_per_token == 2 * 2 * 3 * 8 * 4
-    assert CacheGeometry(2, 3, 8, "float16").bytes_per_token == 2 * 2 * 3 * 8 * 2
+    assert GEOMETRY.bytes_per_token == BYTES_PER_TOKEN
+    assert GEOMETRY.window_bytes == 20 * 2 * 2 * 8 * 4
+    assert CacheGeometry((FULL,) * 2, "float16").bytes_per_token == 2 * 2 * 3 * 8 * 2
+    assert GEOMETRY.facts() == {"cache_bytes_per_1000_tokens": 448_000, "cache_bytes_of_windows": 2_560}
+    assert CacheGeometry((FULL,)).facts() == {"cache_bytes_per_1000_tokens": 192_000}

@@ -12,7 +12,7 @@ import pytest
 
 from edgelm.errors import DigestError, ManifestError, VersionError
 from edgelm.package import MANIFEST, Manifest, Package
-from edgelm.signature import CacheGeometry
+from edgelm.signature import CacheGeometry, LayerCache
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
         task="text-generation",
         architecture="llama",
         programs={"decoder": "decoder.onnx"},
-        cache=CacheGeometry(2, 1, 16),
+        cache=CacheGeometry((LayerCache(1, 16),) * 2),
         context_length=64,
         vocab_size=10,
         parameters=100,
@@ -50,6 +50,46 @@ def test_a_manifest_survives_the_round_trip(folder: Path) -> None:
     assert package.manifest.to_json() == (folder / MANIFEST).read_text()
     assert package.size == 5
     package.verify_digests()
+
+
+def test_layers_that_are_alike_are_one_entry_of_the_cache() -> None:
+    local, latent = LayerCache(1, 16, window=8), LayerCache(1, 576, latent=True)
+    geometry = CacheGeometry((local, local, LayerCache(1, 16), local, latent), "float16")
+    entries: list[dict[str, Any]] = [
+        {"count": 2, "num_key_value_heads": 1, "head_dim": 16, "window": 8},
+        {"count": 1, "num_key_value_heads": 1, "head_dim": 16},
+        {"count": 1, "num_key_value_heads": 1, "head_dim": 16, "window": 8},
+        {"count": 1, "num_key_value_heads": 1, "head_dim": 576, "latent": True},
+    ]
+    assert geometry.as_manifest() == {"dtype": "float16", "layers": entries}
+    assert CacheGeometry.from_manifest(geometry.as_manifest()) == geometry
+
+
+LAYER = {"count": 2, "num_key_value_heads": 1, "head_dim": 16}
+
+
+@pytest.mark.parametrize(
+    ("cache", "message"),
+    [
+        ({"layers": [LAYER]}, "'dtype'"),
+        ({"dtype": "int3", "layers": [LAYER]}, "unknown dtype 'int3'"),
+        ({"dtype": "float32"}, "'layers'"),
+        ({"dtype": "float32", "layers": []}, "it has no layers"),
+        ({"dtype": "float32", "layers": 3}, "not iterable"),
+        ({"dtype": "float32", "layers": [{**LAYER, "count": 2**40}]}, "sizes must be whole numbers from 1"),
+        ({"dtype": "float32", "layers": [{**LAYER, "head_dim": 0}]}, "sizes must be whole numbers from 1"),
+        ({"dtype": "float32", "layers": [{**LAYER, "head_dim": True}]}, "sizes must be whole numbers from 1"),
+        ({"dtype": "float32", "layers": [{**LAYER, "window": -1}]}, "sizes must be whole numbers from 1"),
+        ({"dtype": "float32", "layers": [{**LAYER, "window": 0}]}, "sizes must be whole numbers from 1"),
+        ({"dtype": "float32", "layers": [{**LAYER, "latent": 1}]}, "latent must be true or false"),
+        ({"dtype": "float32", "layers": [{**LAYER, "rows": 3}]}, "unexpected keyword argument 'rows'"),
+        ({"dtype": "float32", "layers": [{"count": 1}]}, "missing 2 required positional arguments"),
+    ],
+)
+def test_a_cache_that_makes_no_sense_is_refused(folder: Path, cache: dict[str, Any], message: str) -> None:
+    change(folder, cache=cache)
+    with pytest.raises(ManifestError, match=f"'cache' is not usable: .*{message}"):
+        Package.open(folder)
 
 
 def test_a_folder_without_manifest_is_not_a_package(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def local_rotary_attention(g: GraphBuilder, x: ir.Value, c: EncoderConfig, text:
 def _kept(g: GraphBuilder, present: Sequence[ir.Value], step: Step, i: int) -> None:
     """Makes keys and values of layer `i` outputs of the graph."""
     for kind, value in zip(signature.KINDS, present, strict=True):
-        g.output(signature.cache_port(signature.present(i, kind), step.cache), value)
+        g.output(signature.cache_port(signature.present(i, kind), step.cache, i), value)
 
 
 def _packed(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> ir.Value:
