@@ -39,6 +39,16 @@ class ConfigReader:
         self._context_length = context_length
         self._read: set[str] = set()
         self._problems: list[str] = []
+        self._unread_within: list[str] = []
+
+    def __contains__(self, key: str) -> bool:
+        """Whether the key is there, if only as null; asking does not count as reading it."""
+        return key in self._raw
+
+    @property
+    def problems(self) -> list[str]:
+        """What was noted so far."""
+        return list(self._problems)
 
     def get(self, key: str) -> Any:
         """The raw value, None where there is none."""
@@ -53,6 +63,12 @@ class ConfigReader:
         """Notes something that stands in the way."""
         if text not in self._problems:
             self._problems.append(text)
+
+    def absorb(self, inner: ConfigReader, where: str) -> None:
+        """Takes over what stands in the way, and what was not read, in an object within this one."""
+        for text in inner.problems:
+            self.problem(f"{where}: {text}")
+        self._unread_within += [f"{where}.{key}" for key in inner.unread()]
 
     def size(self, key: str, default: int | None = None, *, least: int = 1) -> int:
         """A whole number."""
@@ -87,10 +103,10 @@ class ConfigReader:
         """One of the names that are known."""
         value = self.get(key)
         value = default if value is None else value
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             self.problem(f"{key} {value!r} is not supported (known: {', '.join(sorted(known))})")
             return next(iter(known))
-        return str(value)
+        return value
 
     def require(self, key: str, *allowed: Any) -> None:
         """Reads a key that must be absent, null, or one of `allowed`."""
@@ -123,10 +139,6 @@ class ConfigReader:
         Raises:
             UnsupportedConfig: keys missing, contradictory or unsupported, all listed at once.
         """
-        if self.get("quantization_config"):
-            self.problem(
-                f"quantization_config {_kind(self.get('quantization_config'))} is not read yet; take the unquantized checkpoint"
-            )
         if self._problems:
             problems = "; ".join(self._problems)
             raise UnsupportedConfig(
@@ -135,8 +147,5 @@ class ConfigReader:
 
     def unread(self) -> list[str]:
         """Keys that nothing asked for and that might matter."""
-        return sorted(key for key in self._raw if key not in self._read and key not in _IRRELEVANT)
-
-
-def _kind(value: Any) -> str:
-    return repr(value.get("quant_method", "of an unnamed kind")) if isinstance(value, dict) else repr(value)
+        unread = sorted(key for key in self._raw if key not in self._read and key not in _IRRELEVANT)
+        return unread + self._unread_within

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from edgelm.errors import CheckpointError
+from edgelm_export.checkpoint.files import CONVERT_PICKLE, PICKLE_SUFFIXES
 
 _CONFIG = "config.json"
 _SINGLE = "model.safetensors"
@@ -128,6 +129,13 @@ def _weights_complete(snapshot: Path) -> bool:
 def _nothing_to_read(names: Collection[str], repository: str) -> str:
     if _safetensors(names):
         return f"{repository} holds weights but no {_CONFIG}, so it is no checkpoint in hub layout: is it an adapter?"
-    pickled = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
-    found = f"only {pickled[0]}, and edgelm reads no pickle" if pickled else f"{len(names)} other files"
-    return f"{repository} holds neither {_SINGLE} nor a .gguf file ({found}): look for a copy that has one of them"
+    pickled = sorted(name for name in names if name.endswith(PICKLE_SUFFIXES))
+    if pickled:
+        return (
+            f"{repository} holds neither {_SINGLE} nor a .gguf file (only {pickled[0]}, and edgelm reads no pickle): "
+            f"look for a copy that has one of them, or {CONVERT_PICKLE}"
+        )
+    return (
+        f"{repository} holds neither {_SINGLE} nor a .gguf file ({len(names)} other files): "
+        "look for a copy that has one of them"
+    )

@@ -33,6 +33,7 @@ def _facts(model: Model, source: str) -> dict[str, Any]:
         "task": model.task.name,
         "parameters": model.parameters,
         "tensor_types": {kind: {"tensors": count, "bytes": nbytes[kind]} for kind, count in sorted(types.items())},
+        **({"quantization": model.checkpoint.quantization} if model.checkpoint.quantization else {}),
         "context_length": c.context_length,
         "layers": c.num_hidden_layers,
         "hidden_size": c.hidden_size,

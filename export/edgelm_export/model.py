@@ -77,7 +77,7 @@ class Model:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should hear before the export."""
-        return (*self.config.notes, *self.task.notes)
+        return (*self.checkpoint.notes, *self.config.notes, *self.task.notes)
 
 
 def understand(

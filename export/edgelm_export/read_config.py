@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from edgelm.errors import UnsupportedArchitecture
 from edgelm_export.checkpoint.base import Checkpoint
+from edgelm_export.checkpoint.quantized import SETTINGS_KEYS, unread_format
 from edgelm_export.config import ModelConfig
 from edgelm_export.config_reader import ConfigReader
 from edgelm_export.read_gguf_config import gguf_as_config
@@ -36,6 +37,10 @@ def read_config(
     # An explicit null overrides a fact: Mistral's null window means none.
     reader = ConfigReader({**facts, **raw}, context_length)
     config = read(reader)
+    for key in SETTINGS_KEYS:
+        reader.get(key)
+    if (unread := unread_format(raw)) is not None:
+        reader.problem(unread)
     reader.finish()
     notes = [f"config key {key!r} is not known to edgelm and was not used" for key in reader.unread()]
     return replace(config, notes=tuple(notes))

@@ -15,6 +15,7 @@ from edgelm.errors import CheckpointError, CorruptFile
 from edgelm.package import MANIFEST
 from edgelm.progress import StartProgress, progress
 from edgelm_export.catalogue import CatalogueEntry, HubSource, IndexSource, load_catalogue
+from edgelm_export.checkpoint.files import CONVERT_PICKLE, PICKLE_SUFFIXES
 from edgelm_export.fetched import Source, Unreachable
 from edgelm_export.hub import LOOKUP_SECONDS, fetch_from_hub, find_cached
 from edgelm_export.hub_headers import fetch_headers
@@ -96,9 +97,11 @@ def _local(path: Path, revision: str | None) -> Source:
         return Source(path, path.resolve().name)
     if path.suffix.lower() == ".safetensors":
         raise CheckpointError(f"{path} is one file of a checkpoint: give its folder, which holds config.json too")
-    raise CheckpointError(
-        f"{path} is neither a folder nor a .gguf file, and edgelm reads nothing else, least of all pickle"
-    )
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        raise CheckpointError(
+            f"{path} is a pickle, which edgelm never reads because that can run code: take a safetensors copy, or {CONVERT_PICKLE}"
+        )
+    raise CheckpointError(f"{path} is neither a folder nor a .gguf file, and edgelm reads nothing else")
 
 
 def _hub_source(source: str, revision: str | None, catalogue: Mapping[str, CatalogueEntry]) -> HubSource:

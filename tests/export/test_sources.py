@@ -66,7 +66,8 @@ def test_a_revision_means_nothing_for_local_files(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("model.safetensors", "is one file of a checkpoint: give its folder"),
-        ("pytorch_model.bin", "neither a folder nor a .gguf file, and edgelm reads nothing else"),
+        ("pytorch_model.bin", "is a pickle, which edgelm never reads .*: take a safetensors copy, or convert it once"),
+        ("notes.txt", "neither a folder nor a .gguf file, and edgelm reads nothing else"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, name: str, message: str) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from edgelm.errors import CheckpointError
 from edgelm_export.checkpoint.base import Checkpoint, LazyTensor
-from edgelm_export.checkpoint.files import exists, file_size, listing, opened
+from edgelm_export.checkpoint.files import CONVERT_PICKLE, PICKLE_SUFFIXES, exists, file_size, listing, opened
 from edgelm_export.checkpoint.gguf import are_parts, open_gguf
+from edgelm_export.checkpoint.quantized import dequantized
 from edgelm_export.checkpoint.safetensors import open_hub_folder
 from edgelm_export.checkpoint.sentence_transformers import find_modules
 
@@ -30,7 +31,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_dir():
         return _open_file(path)
     if exists(path / "config.json"):
-        return replace(open_hub_folder(path), modules=find_modules(path))
+        return replace(dequantized(open_hub_folder(path)), modules=find_modules(path))
     found = sorted(path.glob("*.gguf"))
     if len(found) == 1 or (found and are_parts(found)):
         return open_gguf(found[0])
@@ -47,4 +48,6 @@ def _open_file(path: Path) -> Checkpoint:
         return open_gguf(path)
     if path.suffix == ".safetensors":
         raise CheckpointError(f"{path}: weights alone do not say what model they are; give their folder")
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        raise CheckpointError(f"{path}: is a pickle, which is never read because that can run code; {CONVERT_PICKLE}")
     raise CheckpointError(f"{path}: is no checkpoint; give {_EXPECTED}")

@@ -22,7 +22,7 @@ class LazyTensor:
     """A tensor that is still in its file; `rows` and `raw` fetch from a start to a stop within the first axis."""
 
     name: str
-    dtype: str  # "float32", "bfloat16", "int64" ..., or the GGUF type's name, as "Q4_1"
+    dtype: str  # as stored: "float32", "bfloat16", "int64" ..., "mxfp4", or the GGUF type's name, as "Q4_1"
     shape: tuple[int, ...]  # row-major: a linear weight is [out_features, in_features]
     rows: Callable[[int, int], Array]
     raw: Callable[[int, int], Bytes] | None = None
@@ -73,3 +73,5 @@ class Checkpoint:
     files: tuple[Path, ...]  # every input file, for digests
     tokenizer_files: Callable[[], Mapping[str, bytes]]  # name in the package -> content
     modules: ModuleList | None = None  # what sentence-transformers keeps beside the model
+    quantization: str | None = None  # how the weights are stored that a quantization_config spoke of
+    notes: tuple[str, ...] = ()  # what the user should hear about how it was read

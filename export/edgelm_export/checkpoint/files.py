@@ -15,6 +15,13 @@ from edgelm.errors import CheckpointError, CorruptFile
 
 MAX_JSON_BYTES = 32 << 20  # the largest real header or index has about 15 MiB
 
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+CONVERT_PICKLE = (
+    "convert it once, where torch and transformers are installed and you trust it: "
+    "`python -c \"from transformers import CLASS; CLASS.from_pretrained('OLD').save_pretrained('NEW')\"`, "
+    "CLASS being what its config.json names under architectures"
+)
+
 
 def corrupt(file: Path, what: str) -> CorruptFile:
     """The error for a file that contradicts itself."""

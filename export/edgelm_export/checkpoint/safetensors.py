@@ -14,7 +14,9 @@ from typing import Any, cast
 from edgelm.errors import CheckpointError
 from edgelm_export.checkpoint.base import Checkpoint, LazyTensor
 from edgelm_export.checkpoint.files import (
+    CONVERT_PICKLE,
     MAX_JSON_BYTES,
+    PICKLE_SUFFIXES,
     corrupt,
     exists,
     file_size,
@@ -28,20 +30,14 @@ from edgelm_export.checkpoint.files import (
     shown,
 )
 from edgelm_export.checkpoint.slow_tokenizer import SLOW_FILES, VOCABULARIES, convert
-from edgelm_export.checkpoint.storage import PLAIN_TYPES, Storage, plain_storage
+from edgelm_export.checkpoint.storage import EIGHT_BIT_FLOATS, PLAIN_TYPES, Storage, byte_storage, plain_storage
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MAX_TOKENIZER_BYTES = 256 << 20
 _MAX_AXES, _MAX_VALUES = 8, 1 << 48
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _LISTED_ONLY = {  # name, bytes a unit, values a unit
-    "F8_E4M3": ("float8_e4m3fn", 1, 1),
-    "F8_E5M2": ("float8_e5m2", 1, 1),
-    "F8_E8M0": ("float8_e8m0fnu", 1, 1),
-    "F8_E4M3FNUZ": ("float8_e4m3fnuz", 1, 1),
-    "F8_E5M2FNUZ": ("float8_e5m2fnuz", 1, 1),
     "F6_E2M3": ("float6_e2m3fn", 3, 4),
     "F6_E3M2": ("float6_e3m2fn", 3, 4),
     "F4": ("float4_e2m1fn", 1, 2),
@@ -138,6 +134,8 @@ def _tensor(file: Path, name: str, entry: Any, start: int) -> tuple[int, int, La
         raise corrupt(file, f"{where}: dtype, shape or data_offsets are missing, negative or of the wrong kind")
     if dtype in PLAIN_TYPES:
         storage = plain_storage(file, start + offsets[0], kind := PLAIN_TYPES[dtype])
+    elif dtype in EIGHT_BIT_FLOATS:
+        storage = byte_storage(file, start + offsets[0], kind := EIGHT_BIT_FLOATS[dtype])
     elif dtype in _LISTED_ONLY:
         kind, unit_bytes, unit_values = _LISTED_ONLY[dtype]
         storage = Storage(file, start + offsets[0], unit_bytes, unit_values, None)
@@ -219,10 +217,10 @@ def _only_safetensors(folder: Path) -> Path:
 
 
 def _incomplete(folder: Path, what: str) -> CheckpointError:
-    if any(any(folder.glob(pattern)) for pattern in _PICKLES) and not any(folder.glob("*.safetensors")):
+    if any(any(folder.glob(f"*{end}")) for end in PICKLE_SUFFIXES) and not any(folder.glob("*.safetensors")):
         return CheckpointError(
             f"{folder}: has pickled weights only, which are never read because opening them can run code; download the "
-            "safetensors version, or convert them with transformers (from_pretrained, then save_pretrained)"
+            f"safetensors version, or {CONVERT_PICKLE}"
         )
     return CheckpointError(
         f"{folder}: {what}; expected config.json and {_SINGLE}, or {_INDEX} and its shards; found {listing(folder)}"

