@@ -1,4 +1,7 @@
-"""Config.json or GGUF metadata in, a complete ModelConfig out. Only this file and the readers beside it know raw keys."""
+"""Config.json or GGUF metadata in, a complete ModelConfig out. Only this file and the readers beside it know raw keys.
+
+How weights are stored is the affair of checkpoint/quantized: what it understood is gone from the config by now.
+"""
 
 from __future__ import annotations
 

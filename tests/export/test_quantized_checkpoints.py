@@ -304,6 +304,7 @@ def test_a_flaw_in_every_tensor_of_a_large_checkpoint_still_fits_a_message(tmp_p
         (compressed("tensor") | {"format": "pack-quantized"}, "format 'pack-quantized' is not supported"),
         (compressed("tensor") | {"sparsity_config": {"format": "sparse-24"}}, "sparsity_config is not supported"),
         (compressed("tensor") | {"transform_config": {"r1": {}}}, "transform_config is not supported"),
+        (compressed("tensor") | {"moe_sparsity_config": {"a": 1}}, "moe_sparsity_config is not supported"),
         (compressed("tensor") | {"config_groups": None}, "config_groups is missing or no object of groups"),
         (compressed("tensor") | {"config_groups": {"a": 1}}, "config_groups 'a' is no object"),
         (compressed("tensor") | {"config_groups": {"a": {"weights": 1}}}, "weights is 1, expected an object"),

@@ -26,7 +26,7 @@ def read_compressed_tensors(config: ConfigReader, tensors: StoredTensors) -> str
     for key in _RUNTIME_KEYS:
         config.get(key)
     dtype = _CODES[config.one_of("format", _CODES)]
-    for key in ("sparsity_config", "transform_config"):
+    for key in ("sparsity_config", "moe_sparsity_config", "transform_config"):
         if config.get(key):
             config.problem(f"{key} is not supported")
     blocks = _blocks(config)
