@@ -192,7 +192,7 @@ def test_scales_of_activations_are_left_out_and_said_so(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path, TENSOR_FP8, stored)
     assert set(checkpoint.tensors) == {"x.weight", "logit_scale"}
     assert checkpoint.notes == (
-        "2 scales of activations (x.input_scale the first) are not used: activations are not quantized to 8 bits",
+        "2 scales of activations (x.input_scale the first) are not used: they are for a runtime that rounds activations to 8 bits",
     )
 
 

@@ -52,5 +52,6 @@ class StoredTensors:
             self.logical.pop(name, None)
         if found:
             self.notes.append(
-                f"{len(found):,} scales of activations ({found[0]} the first) are not used: activations are not quantized to 8 bits"
+                f"{len(found):,} scales of activations ({found[0]} the first) are not used: "
+                "they are for a runtime that rounds activations to 8 bits"
             )
