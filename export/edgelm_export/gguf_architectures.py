@@ -1,0 +1,54 @@
+"""llama.cpp's architectures: which model type each is, what it calls things, and what its metadata leaves to the code.
+
+Sources: conversion/*.py and src/models/*.cpp of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class GgufArchitecture:
+    """One value of general.architecture.
+
+    Attributes:
+        model_type: what Hugging Face calls it.
+        keys: our key -> metadata key behind the architecture's name, where they differ from those of other architectures.
+        facts: keys of a config that llama.cpp takes for granted; the metadata, where it speaks, goes first.
+        wide_heads: as many layers as the one size has whose scores are scaled by hidden_size / heads instead of head_dim.
+    """
+
+    model_type: str
+    keys: Mapping[str, str] = field(default_factory=dict[str, str])
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    wide_heads: int | None = None
+
+
+_MULTIPLIERS = {
+    "embedding_multiplier": "embedding_scale",
+    "residual_multiplier": "residual_scale",
+    "attention_multiplier": "attention.scale",
+    "logits_scaling": "logit_scale",
+}
+_GELU = {"hidden_act": "gelu_pytorch_tanh"}
+
+# Those that have another name in Hugging Face, or something to say.
+_ARCHITECTURES = {
+    "arcee": GgufArchitecture("arcee", facts={"hidden_act": "relu2"}),
+    "chatglm": GgufArchitecture("glm"),
+    "command-r": GgufArchitecture("cohere"),
+    "gemma": GgufArchitecture("gemma", facts=_GELU),
+    "gemma2": GgufArchitecture("gemma2", facts={**_GELU, "sliding_window": 4096}, wide_heads=46),
+    "gemma3": GgufArchitecture("gemma3_text", facts=_GELU, wide_heads=62),
+    "granite": GgufArchitecture("granite", keys=_MULTIPLIERS),
+    "hunyuan-dense": GgufArchitecture("hunyuan_v1_dense"),
+    "mistral3": GgufArchitecture("ministral3"),
+}
+
+
+def gguf_architecture(name: str) -> GgufArchitecture:
+    """What is known of an architecture; most have the names of Hugging Face and nothing of their own."""
+    return _ARCHITECTURES.get(name) or GgufArchitecture(name)
