@@ -15,7 +15,7 @@ DEMO_QUESTION := Why is the sky blue? Answer in two sentences.
 PYTHON ?= $(shell for candidate in python3 python3.11 python3.12 python3.13 python3.14; do \
 	"$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$candidate" && break; done)
 
-.PHONY: help demo test lint format parity parity-v5 parity-v4 bench clean
+.PHONY: help demo test lint format parity parity-v5 parity-v4 figures bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 18
@@ -44,6 +44,11 @@ parity-v5: $(PARITY_V5)/.installed
 # After v5: two runs at once would fight for the cores.
 parity-v4: $(PARITY_V4)/.installed | parity-v5
 	$(PARITY_V4)/bin/python -m pytest tests/parity
+
+figures: $(PARITY_V5)/.installed $(PARITY_V4)/.installed ## record what parity measures, and write the pages that quote it
+	$(PARITY_V5)/bin/python -m pytest tests/parity -k "random" --record-figures
+	$(PARITY_V4)/bin/python -m pytest tests/parity -k "random" --record-figures
+	$(VENV)/bin/python docs/generate.py
 
 bench: $(VENV)/.runtime ## speed beside quality, with the peers in their own environments
 	$(VENV)/bin/python tests/benchmarks/run.py

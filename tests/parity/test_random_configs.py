@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ CASES = [
 ]
 PROMPT_TOKENS, NEW_TOKENS = 40, 16
 
+Noted = Callable[[str, float], float]
+
 # Greedy tokens can only be demanded where each wins by more than both sides may differ.
 CLEAR_WIN = 2 * FLOAT_TOLERANCE
 
@@ -33,6 +36,7 @@ CLEAR_WIN = 2 * FLOAT_TOLERANCE
 class Pair:
     """A checkpoint on both sides, a prompt, and the reference's greedy continuation with the logits it was taken from."""
 
+    model_type: str
     reference: Any
     model: DecoderModel
     ids: list[int]
@@ -47,15 +51,17 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     checkpoint = write_checkpoint(folder / "checkpoint", case.config, random_tensors(case.config, seed))
     reference = load_reference(checkpoint)
     prompt = _clear_prompt(reference, case.config["vocab_size"], seed)
-    return Pair(reference, export_and_load(checkpoint, folder / "package"), *prompt)
+    return Pair(case.config["model_type"], reference, export_and_load(checkpoint, folder / "package"), *prompt)
 
 
-def test_logits_of_a_prompt_are_equal(pair: Pair) -> None:
-    assert distance(pair.model.logits(pair.ids), reference_logits(pair.reference, pair.ids)) < FLOAT_TOLERANCE
+def test_logits_of_a_prompt_are_equal(pair: Pair, noted: Noted) -> None:
+    error = distance(pair.model.logits(pair.ids), reference_logits(pair.reference, pair.ids))
+    assert noted(pair.model_type, error) < FLOAT_TOLERANCE
 
 
-def test_decode_steps_are_equal(pair: Pair) -> None:
-    assert distance(step_logits(pair.model, pair.ids, pair.tokens[:-1]), pair.steps) < FLOAT_TOLERANCE
+def test_decode_steps_are_equal(pair: Pair, noted: Noted) -> None:
+    error = distance(step_logits(pair.model, pair.ids, pair.tokens[:-1]), pair.steps)
+    assert noted(pair.model_type, error) < FLOAT_TOLERANCE
 
 
 def test_greedy_tokens_are_equal(pair: Pair) -> None:
@@ -63,7 +69,7 @@ def test_greedy_tokens_are_equal(pair: Pair) -> None:
     assert found == pair.tokens
 
 
-def test_a_ragged_batch_is_equal_row_by_row(pair: Pair) -> None:
+def test_a_ragged_batch_is_equal_row_by_row(pair: Pair, noted: Noted) -> None:
     prompts = [pair.ids[:5], pair.ids, pair.ids[3:29]]
     decoder = pair.model.decoder(len(prompts))
     first = np.stack([decoder.prefill(row, prompt).copy() for row, prompt in enumerate(prompts)])
@@ -71,7 +77,8 @@ def test_a_ragged_batch_is_equal_row_by_row(pair: Pair) -> None:
     second = decoder.step([token] * len(prompts)).copy()
     for row, prompt in enumerate(prompts):
         expected = reference_logits(pair.reference, [*prompt, token])
-        assert distance(np.stack([first[row], second[row]]), expected[-2:]) < FLOAT_TOLERANCE
+        error = distance(np.stack([first[row], second[row]]), expected[-2:])
+        assert noted(pair.model_type, error) < FLOAT_TOLERANCE
 
 
 def _clear_prompt(reference: Any, vocab_size: int, seed: int) -> tuple[list[int], list[int], Logits]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ CASES = [case for model_type in seq2seq_types() for case in seq2seq_cases(model_
 FIRST_ID = 6  # no token of a text begins, ends or pads it
 MOST_TOKENS, TARGET_TOKENS = 150, 36
 
+Noted = Callable[[str, float], float]
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -44,6 +47,10 @@ class Pair:
     targets: Targets
     states: Array
     logits: Logits
+
+    @property
+    def model_type(self) -> str:
+        return self.case.config["model_type"]
 
 
 @pytest.fixture(scope="module", params=[case for case in CASES if is_known(case.config)], ids=lambda case: case.name)
@@ -62,9 +69,10 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Pair(case, folder, open_programs(package), reference, batch, targets, states, logits)
 
 
-def test_encoder_states_of_a_padded_batch_are_equal(pair: Pair) -> None:
+def test_encoder_states_of_a_padded_batch_are_equal(pair: Pair, noted: Noted) -> None:
     found = encoder_states(pair.programs, pair.batch)
-    assert distance(*(without_padding(states, pair.batch) for states in (found, pair.states))) < FLOAT_TOLERANCE
+    error = distance(*(without_padding(states, pair.batch) for states in (found, pair.states)))
+    assert noted(pair.model_type, error) < FLOAT_TOLERANCE
 
 
 @pytest.mark.parametrize("row", range(4))
@@ -78,13 +86,14 @@ def test_a_source_alone_is_equal(pair: Pair, row: int) -> None:
         assert distance(found, expected, among=among) < FLOAT_TOLERANCE
 
 
-def test_teacher_forced_logits_are_equal(pair: Pair) -> None:
-    assert distance(forced_logits(pair.programs, pair.batch, pair.targets), pair.logits) < FLOAT_TOLERANCE
+def test_teacher_forced_logits_are_equal(pair: Pair, noted: Noted) -> None:
+    error = distance(forced_logits(pair.programs, pair.batch, pair.targets), pair.logits)
+    assert noted(pair.model_type, error) < FLOAT_TOLERANCE
 
 
-def test_decode_steps_are_equal(pair: Pair) -> None:
+def test_decode_steps_are_equal(pair: Pair, noted: Noted) -> None:
     found = forced_logits(pair.programs, pair.batch, pair.targets, chunks=TARGET_TOKENS)
-    assert distance(found, pair.logits) < FLOAT_TOLERANCE
+    assert noted(pair.model_type, distance(found, pair.logits)) < FLOAT_TOLERANCE
 
 
 def test_targets_in_chunks_are_equal(pair: Pair) -> None:
