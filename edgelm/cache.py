@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgelm import signature
 from edgelm.errors import ContextOverflow, GenerationError
-from edgelm.session import buffer
+from edgelm.session import buffer, sparse_buffer
 from edgelm.signature import CacheGeometry, LayerCache
 
 _SMALLEST_BUCKET = 256
@@ -142,7 +142,7 @@ class StaticKVCache:
             if before and before[position].shape == shape:  # a window, which has all the room it wants
                 self._buffers.append(before[position])
                 continue
-            new = buffer(shape, self._dtype)
+            new = (buffer if layer.window is None else sparse_buffer)(shape, self._dtype)
             for row, parent in enumerate(parents if before else ()):
                 new[row, :, :longest] = before[position][parent, :, :longest]
             self._buffers.append(new)
@@ -157,7 +157,8 @@ def capacity(layer: LayerCache, max_length: int) -> int:
 def first_position(layer: LayerCache, length: int) -> int:
     """Which position stands first in the buffer of a layer after `length` of them; the others follow in their order.
 
-    The rule is the kernel's (GroupQueryAttention, `sliding_window_cache`): a full buffer gives up its slack and one more.
+    The rule is the kernel's (GroupQueryAttention, `sliding_window_cache`): a full buffer gives up its slack and one more. It
+    depends on the length alone, not on the steps in which it was reached.
     """
     if layer.window is None:
         return 0

@@ -75,7 +75,7 @@ class DecoderConfig(ModelConfig):
 
     norm_eps: float
     ropes: tuple[RopeConfig | None, ...]  # one entry a layer; None where positions are not rotary
-    sliding_windows: tuple[int | None, ...]  # one entry a layer; None attends to everything
+    sliding_windows: tuple[int | None, ...]  # one entry a layer, below context_length; None attends to everything
     qk_norm: bool
     causal: bool
     pads_by_id: bool  # the config names a padding token, so a classifier reads the last token that is not one
@@ -88,7 +88,8 @@ class DecoderConfig(ModelConfig):
 
     def cache_geometry(self, dtype: str) -> CacheGeometry:
         """The KV cache of a program whose activations have `dtype`."""
-        return CacheGeometry((LayerCache(self.num_key_value_heads, self.head_dim),) * self.num_hidden_layers, dtype)
+        layers = (LayerCache(self.num_key_value_heads, self.head_dim, window) for window in self.sliding_windows)
+        return CacheGeometry(tuple(layers), dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

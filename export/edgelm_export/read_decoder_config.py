@@ -53,7 +53,7 @@ def decoder_values(reader: ConfigReader) -> dict[str, Any]:
         mlp_bias=reader.flag("mlp_bias"),
         norm_eps=reader.number("rms_norm_eps"),
         ropes=(read_rope(reader, limit, head_dim),) * layers,
-        sliding_windows=_read_windows(reader, layers),
+        sliding_windows=_read_windows(reader, layers, reader.context(limit)),
         qk_norm=reader.flag("qk_norm"),
         causal=reader.flag("is_causal", True),
         pads_by_id=_names_padding(reader),
@@ -90,13 +90,17 @@ def _check_attention(reader: ConfigReader, values: Mapping[str, Any]) -> None:
         reader.problem("sliding windows are supported in causal models only (is_causal is false)")
 
 
-def _read_windows(reader: ConfigReader, layers: int) -> tuple[int | None, ...]:
-    """One window a layer: gated by `use_sliding_window`, none before `max_window_layers`; `layer_types` decides where given."""
+def _read_windows(reader: ConfigReader, layers: int, context: int) -> tuple[int | None, ...]:
+    """One window a layer: gated by `use_sliding_window`, none before `max_window_layers`; `layer_types` decides where given.
+
+    A window as long as the context hides nothing, and a full cache takes memory only as it is used.
+    """
     types, first = reader.get("layer_types"), reader.get("max_window_layers") or 0
     window, enabled = reader.get("sliding_window"), reader.flag("use_sliding_window", True)
     if window is None or not enabled:
         return (None,) * layers
-    size = reader.size("sliding_window")
+    length = reader.size("sliding_window")
+    size = length if length < context else None
     if types is None:
         return tuple(size if i >= first else None for i in range(layers))
     if not isinstance(types, list) or len(types) != layers or set(types) - {"full_attention", "sliding_attention"}:

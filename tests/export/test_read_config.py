@@ -129,7 +129,7 @@ def test_a_context_beyond_the_checkpoint_is_refused(length: int) -> None:
 
 def test_sliding_windows_follow_the_config() -> None:
     assert read(model_type="mistral", sliding_window=8).sliding_windows == (8, 8)
-    assert read(model_type="mistral").sliding_windows == (4096, 4096)
+    assert read(model_type="mistral", max_position_embeddings=8192).sliding_windows == (4096, 4096)
     assert read(model_type="mistral", sliding_window=None).sliding_windows == (None, None)
     assert read(model_type="llama", sliding_window=8).sliding_windows == (None, None)
     qwen = {"model_type": "qwen2", "sliding_window": 8, "max_window_layers": 1}
@@ -138,6 +138,12 @@ def test_sliding_windows_follow_the_config() -> None:
     assert read(**qwen, use_sliding_window=False).notes == ()
     types = ["sliding_attention", "full_attention"]
     assert read(**qwen, use_sliding_window=True, layer_types=types).sliding_windows == (8, None)
+
+
+def test_a_window_as_long_as_the_context_is_none() -> None:
+    assert read(model_type="mistral", sliding_window=127).sliding_windows == (127, 127)
+    assert read(model_type="mistral", sliding_window=128).sliding_windows == (None, None)
+    assert read(100, model_type="mistral", sliding_window=127).sliding_windows == (None, None)
 
 
 def test_a_config_without_model_type_is_refused() -> None:

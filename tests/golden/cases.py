@@ -18,6 +18,7 @@ class Golden:
         sensitive: named changes to the config that must change the logits.
         generation: generation_config.json, if there is one.
         shards: how many files the tensors are spread over.
+        new_tokens: how many are generated.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Golden:
     sensitive: Mapping[str, Config] = field(default_factory=dict[str, Config])
     generation: Config | None = None
     shards: int = 1
+    new_tokens: int = 16
 
 
 # Epsilons are large enough that a norm without its epsilon, or with another one, is seen.
@@ -154,10 +156,33 @@ def _qwen3() -> tuple[Golden, ...]:
         use_sliding_window=False,
         **rope_keys("llama3", 10000.0, "rope_parameters"),
     )
+    local_and_global = base_config(
+        "qwen3",
+        dtype="bfloat16",
+        hidden_size=48,
+        head_dim=16,
+        intermediate_size=56,
+        num_hidden_layers=3,
+        num_key_value_heads=1,
+        rms_norm_eps=_EPS,
+        attention_bias=False,
+        use_sliding_window=True,
+        sliding_window=9,
+        max_window_layers=0,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        **rope_keys("default", 10000.0, "rope_parameters"),
+    )
     unscaled = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
     return (
         Golden("qwen3", plain, {**_OTHER_EPS, **_OTHER_THETA}, generation=settings),
         Golden("qwen3-biases", _without(biased, "torch_dtype"), {"rope scaling": unscaled}),
+        # Goes on until everything its local layers have seen of the prompt has left their windows many times over.
+        Golden(
+            "qwen3-local-and-global",
+            _without(local_and_global, "torch_dtype"),
+            {**_OTHER_EPS, "window": {"sliding_window": 10}, "its layers": {"layer_types": ["sliding_attention"] * 3}},
+            new_tokens=36,
+        ),
     )
 
 

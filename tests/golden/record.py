@@ -29,7 +29,7 @@ from tests.parity.golden_seq2seq import record_seq2seq
 from tests.parity.reference import Logits, load_reference, reference_greedy, reference_logits
 
 FOLDER = Path(__file__).parent
-PROMPT_TOKENS, NEW_TOKENS = 40, 16
+PROMPT_TOKENS = 40
 SIZE_LIMIT = 300_000
 
 # What a recording must offer: each greedy token wins by this share of the largest logit, so that "the same tokens"
@@ -51,7 +51,7 @@ def record(case: Golden, folder: Path) -> None:
         _write(case, folder, tensors)
         model = load_reference(folder)
         prompt = np.random.default_rng(seed).integers(len(SPECIAL_TOKENS), case.config["vocab_size"], PROMPT_TOKENS)
-        tokens, steps = reference_greedy(model, prompt.tolist(), NEW_TOKENS)
+        tokens, steps = reference_greedy(model, prompt.tolist(), case.new_tokens)
         if _is_clear(tokens, steps):
             break
     else:

@@ -49,6 +49,7 @@ def self_attention(
         c,
         rotary=rotary,
         window=c.sliding_windows[i],
+        window_cache=step.cache.layers[i].window is not None,
         bias=bias,
         sinks=sinks,
         scale=c.attention_scale,

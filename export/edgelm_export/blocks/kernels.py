@@ -117,6 +117,7 @@ def group_query_attention(
     *,
     rotary: Rotary | None = None,
     window: int | None = None,
+    window_cache: bool = False,
     causal: bool = True,
     bias: ir.Value | None = None,
     sinks: ir.Value | None = None,
@@ -132,6 +133,8 @@ def group_query_attention(
         c: the model.
         rotary: positions that the kernel turns queries and keys by.
         window: how many keys a query sees, its own among them.
+        window_cache: the cache keeps the window only (edgelm/cache.py has its layout). Then no row may be padded: to tell
+            padding from tokens, the kernel has an input from ONNX Runtime 1.32 on, and refuses such rows without it.
         causal: whether a query sees only what stands before it.
         bias: added to the scaled scores, [1, heads, sequence, total_sequence_length].
         sinks: one more score for each head, of a key that has no value, [heads].
@@ -143,6 +146,8 @@ def group_query_attention(
     while inputs[-1] is None:
         inputs.pop()
     attributes: dict[str, Any] = {"num_heads": c.num_attention_heads, "kv_num_heads": c.num_key_value_heads}
+    if window_cache:
+        attributes["sliding_window_cache"] = 1
     if rotary is not None:
         attributes |= {"do_rotary": 1, "rotary_interleaved": int(rotary.rope.interleaved)}
     if scale is not None:
