@@ -23,6 +23,19 @@ _WINDOW_SLACK = 16
 SPARE = -1
 
 
+def check_room(length: int, limit: int) -> None:
+    """A row may take so many positions.
+
+    Raises:
+        ContextOverflow: more than the limit.
+    """
+    if length > limit:
+        raise ContextOverflow(
+            f"{length} positions are needed and this model was loaded for {limit}; "
+            "shorten the input, or load it with a larger max_length"
+        )
+
+
 class StaticKVCache:
     """Keys and values of a batch of sequences.
 
@@ -57,11 +70,7 @@ class StaticKVCache:
         """
         if length <= self.max_length:
             return False
-        if length > self.limit:
-            raise ContextOverflow(
-                f"{length} positions are needed and this model was loaded for {self.limit}; "
-                "shorten the input, or load it with a larger max_length"
-            )
+        check_room(length, self.limit)
         capacity = max(_SMALLEST_BUCKET, self.max_length)
         while capacity < length:
             capacity *= 2

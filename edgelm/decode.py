@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgelm import signature
 from edgelm.cache import StaticKVCache
+from edgelm.search import Rows
 from edgelm.session import Binding, Program, buffer
 from edgelm.signature import CacheGeometry
 
@@ -28,6 +29,18 @@ class Memory(Protocol):
 
     def reorder(self, parents: Sequence[int]) -> bool:
         """Row i reads from now on what row parents[i] read; returns whether that must be bound anew."""
+        ...
+
+
+class DecoderRows(Rows, Protocol):
+    """What is needed of a decoder besides a search: prompts fed row by row, logits wherever they are asked for."""
+
+    def prefill(self, row: int, ids: Sequence[int]) -> Logits:
+        """Feeds a row's prompt (or more of it) and returns the logits [vocab_size] after its last token."""
+        ...
+
+    def all_logits(self, row: int, ids: Sequence[int], chunk: int = PREFILL_CHUNK) -> Iterator[Logits]:
+        """Feeds a row and yields the logits of every position, [tokens, vocab_size] a chunk."""
         ...
 
 

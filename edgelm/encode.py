@@ -86,6 +86,11 @@ class Encoder:
         self._inputs = frozenset(program.inputs)
         self._wide: Program | None = None
 
+    @property
+    def names(self) -> list[str]:
+        """What the graph puts out."""
+        return self._program.outputs
+
     def run(
         self,
         rows: Sequence[Row],

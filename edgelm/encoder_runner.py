@@ -15,6 +15,7 @@ from edgelm.loading import length_limit, load_encoder
 from edgelm.package import Package
 from edgelm.progress import progress
 from edgelm.providers import Provider
+from edgelm.tasks import HIDDEN_STATES
 from edgelm.tokenizer import Tokenizer
 
 Array = NDArray[np.float32]
@@ -48,6 +49,14 @@ class EncoderRunner:
                 f"--task {wanted[0]}, if it has what that needs"
             )
         return task
+
+    def _require_output(self, name: str) -> None:
+        """The graph must put that out; one of Optimum's has what its head says and nothing else."""
+        if name not in self._encoder.names:
+            raise InvalidOption(
+                f"{self.package.path} has no {name}: Optimum's graph for {self.package.manifest.task} leaves it out; "
+                f"export the checkpoint again with --task {HIDDEN_STATES}"
+            )
 
     def _collect(self, rows: Sequence[Row], output: str, batch_size: int, label: str) -> list[Array]:
         """The output of each row, in their order."""

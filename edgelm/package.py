@@ -16,6 +16,9 @@ from edgelm.tasks import EncoderFacts
 MANIFEST = "edgelm.json"
 FORMAT_VERSION = 1
 
+# Who made the graphs, which says what their programs take: edgelm itself, or Optimum (a growing cache).
+EDGELM, OPTIMUM = "edgelm", "optimum"
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -39,6 +42,7 @@ class Manifest:
     versions: Mapping[str, str]
     encoder: EncoderFacts | None = None  # of an encoder
     notes: tuple[str, ...] = ()
+    exporter: str = EDGELM
     format_version: int = FORMAT_VERSION
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -52,6 +56,11 @@ class Manifest:
         if self.cache is None:
             raise ManifestError(f"a package of family {self.family!r} has no KV cache; use a decoder's")
         return self.cache
+
+    @property
+    def grows(self) -> bool:
+        """Whether decoder programs put out a longer cache each time, instead of writing into the one they are given."""
+        return self.exporter == OPTIMUM
 
     @property
     def encoder_facts(self) -> EncoderFacts:
@@ -185,7 +194,10 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
         if not isinstance(cast(Any, entry), dict) or not _is_file_entry(entry):
             raise ManifestError(f"{file}: the entry of {name} lacks its size or sha256")
     known = {key: values[key] for key in _TYPES if key != "notes"}
-    named = (*_TYPES, "format_version", "cache", "encoder")
+    exporter = values.get("exporter", EDGELM)
+    if exporter not in (EDGELM, OPTIMUM):
+        raise ManifestError(f"{file}: graphs of exporter {exporter!r} are not known to this edgelm; update it")
+    named = (*_TYPES, "format_version", "exporter", "cache", "encoder")
     extra = {key: value for key, value in values.items() if key not in named}
     cache = _read_part(values, "cache", CacheGeometry.from_manifest, file)
     encoder = _read_part(values, "encoder", EncoderFacts.from_manifest, file)
@@ -194,7 +206,8 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
         raise ManifestError(
             f"{file}: the part that tells how to run this {values['family']} is missing; export it again"
         )
-    return Manifest(**known, cache=cache, encoder=encoder, notes=tuple(map(str, values["notes"])), extra=extra)
+    notes = tuple(map(str, values["notes"]))
+    return Manifest(**known, cache=cache, encoder=encoder, notes=notes, exporter=exporter, extra=extra)
 
 
 Part = TypeVar("Part")

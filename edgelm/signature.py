@@ -11,6 +11,7 @@ INPUT_IDS = "input_ids"  # int64 [batch, sequence]
 SEQLENS_K = "seqlens_k"  # int32 [batch]: valid tokens including the new ones, minus 1
 TOTAL_SEQUENCE_LENGTH = "total_sequence_length"  # int32 []: the longest row, new tokens included
 LOGITS_INDEX = "logits_index"  # int64 [batch, n]: positions of this call whose logits are wanted
+POSITION_IDS = "position_ids"  # int64 [batch, sequence]: of programs with a growing cache that want them
 LOGITS = "logits"  # float32 [batch, n, vocab_size] of a language model; other heads: row_port, token_logits_port
 
 ATTENTION_MASK = "attention_mask"  # int64 [batch, sequence]: 1 for a token, 0 for padding, which stands on the right

@@ -112,9 +112,10 @@ class EncoderModel(TokenTasks):
             batch_size: most texts that run together.
 
         Raises:
-            InvalidOption: an option is out of range.
+            InvalidOption: an option is out of range, or Optimum's graph for this task puts out no hidden states.
             ContextOverflow: a text is too long and `truncate` is False.
         """
+        self._require_output(signature.LAST_HIDDEN_STATE)
         inputs, single = listed(texts)
         rows = self._reader.rows(inputs, truncate=truncate)
         found = self._collect(rows, signature.LAST_HIDDEN_STATE, batch_size, "Encoding")

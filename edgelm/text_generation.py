@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from edgelm import generation
 from edgelm.chat import ChatTemplate
-from edgelm.decode import Decoder
+from edgelm.decode import DecoderRows
 from edgelm.errors import ContextOverflow, GenerationError, InvalidOption
 from edgelm.generation import Chunk, Generation, Request
 from edgelm.generation_config import GenerationConfig
 from edgelm.loading import length_limit, load_program
 from edgelm.package import Package
 from edgelm.providers import Provider
+from edgelm.rows import decoder_rows
 from edgelm.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
@@ -119,10 +120,9 @@ class DecoderModel:
         ids = self._encode(token_ids)
         return np.concatenate(list(self.decoder(1).all_logits(0, ids)))
 
-    def decoder(self, batch: int) -> Decoder:
+    def decoder(self, batch: int) -> DecoderRows:
         """The loop on ids with a cache of its own, for callers that bring their own loop."""
-        manifest = self.package.manifest
-        return Decoder(self._program, manifest.kv_cache, manifest.vocab_size, batch=batch, limit=self.max_length)
+        return decoder_rows(self.package.manifest, self._program, batch=batch, limit=self.max_length)
 
     def _encode(self, prompt: Prompt) -> list[int]:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]

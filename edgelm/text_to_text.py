@@ -19,7 +19,7 @@ from edgelm.languages import Languages
 from edgelm.loading import length_limit, load_encoder, load_program
 from edgelm.package import Package
 from edgelm.providers import Provider
-from edgelm.seq2seq import Seq2Seq
+from edgelm.rows import ENCODER, seq2seq
 from edgelm.tokenizer import Tokenizer
 
 Source = str | Sequence[int]  # token ids are used as they are, nothing is added
@@ -31,7 +31,7 @@ class Seq2SeqModel:
     def __init__(
         self, package: Package, provider: Provider, *, threads: int | None = None, max_length: int | None = None
     ) -> None:
-        """Loads both programs and the tokenizer while the files' digests are checked.
+        """Loads the programs and the tokenizer while the files' digests are checked.
 
         Raises:
             InvalidOption: max_length is outside 1..context_length, or threads below 1.
@@ -42,9 +42,10 @@ class Seq2SeqModel:
         self.package = package
         self.max_length = length_limit(package, max_length)
         encoder = load_encoder(package, provider, threads)
-        decoder = load_program(package, "decoder", provider, threads)
+        others = [name for name in manifest.programs if name != ENCODER]
+        programs = {name: load_program(package, name, provider, threads) for name in others}
         self._source_vocab_size = manifest.encoder_facts.vocab_size or manifest.vocab_size
-        self._programs = Seq2Seq(encoder, decoder, manifest.kv_cache, manifest.vocab_size, self.max_length)
+        self._programs = seq2seq(manifest, encoder, programs, self.max_length)
         self.tokenizer = Tokenizer.from_folder(package.path)
         self._languages = Languages.from_folder(
             package.path, self.tokenizer, manifest.architecture, manifest.vocab_size, manifest.generation

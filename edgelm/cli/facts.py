@@ -17,6 +17,7 @@ def package_facts(package: Package) -> dict[str, Any]:
         "family": m.family,
         "task": m.task,
         "architecture": m.architecture,
+        "exporter": m.exporter,
         "parameters": m.parameters,
         "precision": m.precision,
         "bytes": package.size,

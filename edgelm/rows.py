@@ -1,0 +1,40 @@
+"""Picks the loop for a package's programs by what the manifest says of them: on a static cache, or on one that grows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgelm.decode import Decoder, DecoderRows
+from edgelm.encode import Encoder
+from edgelm.growing import GrowingDecoder
+from edgelm.growing_seq2seq import GrowingSeq2Seq
+from edgelm.package import Manifest
+from edgelm.seq2seq import Seq2Seq
+from edgelm.session import Program
+
+# The programs of an encoder-decoder; the one in the middle is there where the cache grows.
+ENCODER, FIRST, DECODER = "encoder", "decoder_start", "decoder"
+
+AnySeq2Seq = Seq2Seq | GrowingSeq2Seq
+
+
+def decoder_rows(manifest: Manifest, program: Program, *, batch: int, limit: int) -> DecoderRows:
+    """A batch of sequences on a decoder's program, with a cache of its own.
+
+    Raises:
+        ManifestError: the package is no decoder.
+    """
+    kind = GrowingDecoder if manifest.grows else Decoder
+    return kind(program, manifest.kv_cache, manifest.vocab_size, batch=batch, limit=limit)
+
+
+def seq2seq(manifest: Manifest, encoder: Encoder, programs: Mapping[str, Program], limit: int) -> AnySeq2Seq:
+    """What runs the programs of an encoder-decoder.
+
+    Raises:
+        ManifestError: the package is none.
+    """
+    cache, vocab_size = manifest.kv_cache, manifest.vocab_size
+    if manifest.grows:
+        return GrowingSeq2Seq(encoder, programs[FIRST], programs[DECODER], cache, vocab_size, limit)
+    return Seq2Seq(encoder, programs[DECODER], cache, vocab_size, limit)
