@@ -6,8 +6,7 @@ is ever padded and it does not matter how a graph counts positions or masks.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 Logits = NDArray[np.float32]
 Values = Mapping[str, "OrtValue"]
 
-# Tokens of one prefill call. The graph puts out the logits of all of them: 80 MB over a vocabulary of 150k.
-PREFILL_CHUNK = 128
+# Tokens of one prefill call, as in decode.py.
+PREFILL_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,10 @@ class GrowingDecoder:
         # The name of each cache output by that of its input.
         self._present = {
             signature.past(i, kind): signature.present(i, kind)
-            for i in range(geometry.num_layers)
+            for i in range(len(geometry.layers))
             for kind in signature.KINDS
         }
-        empty = buffer((1, geometry.num_key_value_heads, 0, geometry.head_dim), geometry.dtype)
-        nothing = {} if sources else {name: value(empty) for name in self._present}
+        nothing = {} if sources else _empty(geometry)
         self._groups = [_Group([row], 0, nothing, [row], {}) for row in range(batch)]
         self.vocab_size = vocab_size
         self.limit = limit
@@ -102,24 +100,24 @@ class GrowingDecoder:
 
     def prefill(self, row: int, ids: Sequence[int]) -> Logits:
         """Feeds a row's prompt (or more of it) and returns the logits [vocab_size] after its last token."""
-        (logits,) = deque(self.all_logits(row, ids), maxlen=1)
-        return logits[-1]
+        logits = buffer((0,), "float32")
+        for start, piece in self._pieces(row, ids, PREFILL_CHUNK):
+            last = start + piece.shape[1] == len(ids)
+            logits = self._feed(self._alone(row), piece, int(last))
+        return logits[0, 0]
 
     def all_logits(self, row: int, ids: Sequence[int], chunk: int = PREFILL_CHUNK) -> Iterator[Logits]:
         """Feeds a row and yields the logits of every position, [tokens, vocab_size] a chunk."""
-        group = self._alone(row)
-        if self._sources:  # its first program takes all there is, the other a token at a time
-            chunk = 1 if group.length else max(1, len(ids))
-        for start in range(0, len(ids), chunk):
-            yield self._feed(group, np.array([ids[start : start + chunk]], np.int64))[0]
+        for _, piece in self._pieces(row, ids, chunk):
+            yield self._feed(self._alone(row), piece, piece.shape[1])[0]
 
     def step(self, ids: Sequence[int]) -> Logits:
         """Feeds one token a row; returns the logits [batch, vocab_size]."""
-        self._groups = [_joined(list(alike)) for alike in _by_length(self._groups)]
+        self._groups = [_joined(alike) for alike in _by_length(self._groups)]
         found = buffer((len(ids), self.vocab_size), "float32")
         given = np.array(ids, np.int64)
         for group in self._groups:
-            found[group.rows] = self._feed(group, given[group.rows, None])[:, -1]
+            found[group.rows] = self._feed(group, given[group.rows, None], 1)[:, 0]
         return found
 
     def reorder(self, parents: Sequence[int]) -> None:
@@ -144,44 +142,67 @@ class GrowingDecoder:
             self._groups[i : i + 1] = [alone, _taken(group, [group.rows[place] for place in rest], rest)]
         return next(group for group in self._groups if group.rows == [row])
 
-    def _feed(self, group: _Group, ids: NDArray[np.int64]) -> Logits:
-        """Runs ids [rows, count] of a group; returns logits [rows, positions, vocab_size], the last one's among them."""
+    def _pieces(self, row: int, ids: Sequence[int], chunk: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Where each piece of a row's tokens begins, and the piece [1, tokens]."""
+        if self._sources:  # their first program takes all there is, the other a token at a time
+            chunk = 1 if self._alone(row).length else max(1, len(ids))
+        for start in range(0, len(ids), chunk):
+            yield start, np.array([ids[start : start + chunk]], np.int64)
+
+    def _feed(self, group: _Group, ids: NDArray[np.int64], asked: int) -> Logits:
+        """Runs ids [rows, count] of a group; returns the logits [rows, asked, vocab_size] of the last positions."""
         rows, count = ids.shape
         total = group.length + count
         check_room(total, self.limit)
-        if self._sources and not group.length:
-            return self._begin(group, ids)
-        own: dict[str, NDArray[np.int64]] = {
+        own: dict[str, NDArray[Any]] = {
             signature.INPUT_IDS: ids,
-            signature.ATTENTION_MASK: np.ones((rows, total), np.int64),
-            signature.POSITION_IDS: np.tile(np.arange(group.length, total, dtype=np.int64), (rows, 1)),
+            signature.LOGITS_INDEX: _counted(count - asked, count, rows),
         }
-        feeds = {name: value(array) for name, array in own.items() if name in self._inputs}
+        if self._sources and not group.length:
+            return self._begin(group, own)
+        own[signature.ATTENTION_MASK] = np.ones((rows, total), np.int64)
+        own[signature.POSITION_IDS] = _counted(group.length, total, rows)
+        feeds = {**_values(own, self._inputs), **group.past}
         feeds |= {name: given for name, given in group.memory.items() if name in self._inputs}
-        found = self._program.run_values({**feeds, **group.past}, [signature.LOGITS, *self._present.values()])
+        found = self._program.run_values(feeds, [signature.LOGITS, *self._present.values()])
         return self._grown(group, total, found)
 
-    def _begin(self, group: _Group, ids: NDArray[np.int64]) -> Logits:
-        """The first tokens of the one row of a group: the source is read, and its keys and values are kept."""
+    def _begin(self, group: _Group, own: Mapping[str, NDArray[Any]]) -> Logits:
+        """The first tokens of the one row of a group: its source is read, and keys and values of that are kept."""
         (number,) = group.sources
         source = self._sources[number]
         mask = np.ones(source.hidden_states.shape[:2], np.int64)
-        own = {
-            signature.INPUT_IDS: ids,
-            signature.ENCODER_HIDDEN_STATES: source.hidden_states,
-            signature.ENCODER_ATTENTION_MASK: mask,
-        }
-        taken = source.program.inputs
-        feeds = {name: value(array) for name, array in own.items() if name in taken}
-        outputs = [signature.LOGITS, *self._present.values(), *self._cross]
-        found = source.program.run_values(feeds, outputs)
+        read = {signature.ENCODER_HIDDEN_STATES: source.hidden_states, signature.ENCODER_ATTENTION_MASK: mask}
+        feeds = _values({**own, **read}, source.program.inputs)
+        found = source.program.run_values(feeds, [signature.LOGITS, *self._present.values(), *self._cross])
         group.memory = {name: found[name] for name in self._cross} | {signature.ENCODER_ATTENTION_MASK: value(mask)}
-        return self._grown(group, ids.shape[1], found)
+        return self._grown(group, own[signature.INPUT_IDS].shape[1], found)
 
     def _grown(self, group: _Group, length: int, found: Values) -> Logits:
         group.past = {name: found[output] for name, output in self._present.items()}
         group.length = length
         return found[signature.LOGITS].numpy().copy()  # what numpy() gives ends with its value
+
+
+def _empty(geometry: CacheGeometry) -> dict[str, OrtValue]:
+    """Keys and values of no tokens, of one row."""
+    return {
+        signature.past(i, kind): value(
+            buffer((1, layer.num_key_value_heads, 0, layer.head_dim), geometry.dtype)
+        )
+        for i, layer in enumerate(geometry.layers)
+        for kind in signature.KINDS
+    }
+
+
+def _counted(start: int, stop: int, rows: int) -> NDArray[np.int64]:
+    """The numbers from start to stop for each row, [rows, stop - start]."""
+    return np.repeat(np.arange(start, stop, dtype=np.int64)[None], rows, axis=0)
+
+
+def _values(arrays: Mapping[str, NDArray[Any]], taken: Collection[str]) -> dict[str, OrtValue]:
+    """Those of the arrays that a program takes."""
+    return {name: value(array) for name, array in arrays.items() if name in taken}
 
 
 def _by_length(groups: Iterable[_Group]) -> Iterable[list[_Group]]:

@@ -52,12 +52,15 @@ def measure_encoder(
 
     Returns:
         "texts"; "mean_cosine" and "worst_cosine" between what both say about a text (its embedding, or all its hidden
-        states); "label_agreement", the share of decisions that are the same, for tasks that decide.
+        states, or its logits where Optimum's graph has nothing else); "label_agreement", the share of decisions that are
+        the same, for tasks that decide.
 
     Raises:
         VerificationError: outputs that are not finite.
     """
     vectors = signature.SENTENCE_EMBEDDING if task == tasks.EMBEDDING else signature.LAST_HIDDEN_STATE
+    if vectors not in candidate.names:
+        vectors = signature.LOGITS
     names = [vectors] + ([signature.LOGITS] if task in DECISIONS else [])
     cosines: list[float] = []
     same = total = 0

@@ -177,6 +177,16 @@ class GraphBuilder:
         )
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="edgelm")
 
+    def finish_on(self, graph: ir.Graph) -> None:
+        """Puts what was built into a graph whose values its nodes read and replace; the outputs become those declared here."""
+        graph.inputs.extend(self._inputs.values())
+        graph.extend(self._nodes)
+        for value in self._initializers.values():
+            graph.register_initializer(value)
+        graph.outputs[:] = self._outputs.values()
+        graph.opset_imports[CONTRIB] = 1
+        graph.sort()
+
     def _over_the_bytes_of(self, value: ir.Value, name: str, shape: Iterable[Any]) -> ir.Value:
         tensor = value.const_value
         if not isinstance(tensor, ir.ExternalTensor):

@@ -31,7 +31,7 @@ def _facts(model: Model, source: str) -> dict[str, Any]:
         "format": model.checkpoint.format,
         "architecture": c.model_type,
         "task": model.task.name,
-        "parameters": model.parameters,
+        "parameters": model.checkpoint.parameters,
         "tensor_types": {kind: {"tensors": count, "bytes": nbytes[kind]} for kind, count in sorted(types.items())},
         **({"quantization": model.checkpoint.quantization} if model.checkpoint.quantization else {}),
         "context_length": c.context_length,

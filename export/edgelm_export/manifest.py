@@ -15,6 +15,7 @@ from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.model import Model
 from edgelm_export.quantize.recipe import Recipe
 from edgelm_export.sources import Source
+from edgelm_export.task import Task
 
 
 def describe_export(model: Model, recipe: Recipe, provider: Provider, source: Source) -> Manifest:
@@ -25,10 +26,7 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
     """
     c, writes = model.config, model.family != "encoder"
     generation = generation_defaults(model.checkpoint) if writes else {}
-    notes = [
-        *model.notes,
-        *(f"generation setting {key!r} is not supported and was left out" for key in unsupported_keys(generation)),
-    ]
+    notes = [*model.notes, *unsupported_settings(generation)]
     return Manifest(
         family=model.family,
         task=model.task.name,
@@ -38,11 +36,11 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
         encoder=None if model.family == "decoder" else encoder_facts(model, recipe),
         context_length=c.context_length,
         vocab_size=model.target_vocab_size,
-        parameters=model.parameters,
+        parameters=model.checkpoint.parameters,
         device=provider.name,
         precision=recipe.name,
         recipe=recipe.as_manifest(),
-        source=_source_entry(source, model.checkpoint),
+        source=source_entry(source, model.checkpoint),
         files={},
         generation=generation,
         quality={},
@@ -52,15 +50,24 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
 
 
 def encoder_facts(model: Model, recipe: Recipe) -> EncoderFacts:
-    """What the runtime must know to serve the task."""
-    c, task = model.config, model.task
-    width = task.dense[-1].out_features if task.dense else c.hidden_size * len(task.pooling)
-    return EncoderFacts(
+    """What the runtime must know to feed a model's encoder and to serve its task."""
+    c = model.config
+    return task_facts(
+        model.task,
         hidden_size=c.hidden_size,
         vocab_size=c.vocab_size,
         pad_token_id=c.pad_token_id,
         token_types=has_token_types(c),
         alone=recipe.rounds_inputs,
+    )
+
+
+def task_facts(task: Task, *, hidden_size: int, **facts: Any) -> EncoderFacts:
+    """What the runtime must know to serve a task of an encoder, besides the other `facts`."""
+    width = task.dense[-1].out_features if task.dense else hidden_size * len(task.pooling)
+    return EncoderFacts(
+        hidden_size=hidden_size,
+        **facts,
         lowercase=task.lowercase,
         labels=task.labels,
         problem_type=task.problem_type,
@@ -70,6 +77,11 @@ def encoder_facts(model: Model, recipe: Recipe) -> EncoderFacts:
         prompts=dict(task.prompts),
         default_prompt=task.default_prompt,
     )
+
+
+def unsupported_settings(generation: dict[str, Any]) -> list[str]:
+    """A note on each of a checkpoint's generation settings that edgelm does not have."""
+    return [f"generation setting {key!r} is not supported and was left out" for key in unsupported_keys(generation)]
 
 
 _TOKENS = ("eos_token_id", "bos_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id")
@@ -92,7 +104,8 @@ def generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
     return defaults
 
 
-def _source_entry(source: Source, checkpoint: Checkpoint) -> dict[str, Any]:
+def source_entry(source: Source, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Where a checkpoint comes from, with the digest of every file of it."""
     folder = checkpoint.files[0].parent
     files = {file.relative_to(folder).as_posix(): file for file in checkpoint.files}
     return {

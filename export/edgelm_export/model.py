@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -70,11 +69,6 @@ class Model:
         return self.config.decoder.vocab_size if self.family == "encoder-decoder" else self.config.vocab_size
 
     @property
-    def parameters(self) -> int:
-        """Values in the checkpoint's tensors."""
-        return sum(math.prod(tensor.shape) for tensor in self.checkpoint.tensors.values())
-
-    @property
     def notes(self) -> tuple[str, ...]:
         """What the user should hear before the export."""
         return (*self.checkpoint.notes, *self.config.notes, *self.task.notes)
@@ -109,10 +103,10 @@ def understand(
         )
     if chosen.max_seq_length is not None and context_length is None:
         config = replace(config, context_length=min(config.context_length, chosen.max_seq_length))
-    return Model(_with_modules(checkpoint, chosen), config, architecture, chosen)
+    return Model(with_modules(checkpoint, chosen), config, architecture, chosen)
 
 
-def _with_modules(checkpoint: Checkpoint, task: Task) -> Checkpoint:
+def with_modules(checkpoint: Checkpoint, task: Task) -> Checkpoint:
     """The checkpoint with what only its task reads."""
     return replace(checkpoint, tensors={**checkpoint.tensors, **task.tensors}, files=(*checkpoint.files, *task.files))
 

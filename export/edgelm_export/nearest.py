@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from edgelm.errors import UnsupportedArchitecture, UnsupportedConfig
+from edgelm_export import optimum
 from edgelm_export.architectures import REGISTRY
 from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.read_config import model_type_of, read_config
@@ -35,8 +36,19 @@ def unknown_architecture(checkpoint: Checkpoint) -> UnsupportedArchitecture:
         )
     return UnsupportedArchitecture(
         f"model type {model_type!r} has no definition in edgelm (known: {known}); {nearest}. "
-        "docs/adding-an-architecture.md shows how one is added"
+        f"{_fallback(checkpoint)}; docs/adding-an-architecture.md shows how a definition is added"
     )
+
+
+def _fallback(checkpoint: Checkpoint) -> str:
+    """What Optimum could do about it."""
+    if checkpoint.format != "hf":
+        return "Optimum, which knows other types, reads no GGUF files: take the original checkpoint"
+    if not optimum.is_installed():
+        return f"Optimum may know it: {optimum.INSTALL}, and export again"
+    if "auto_map" in checkpoint.config:
+        return "Optimum does not know it either, and the code that the checkpoint brings along (auto_map) is never run"
+    return "Optimum does not know it either"
 
 
 def _compare(checkpoint: Checkpoint, model_type: str) -> _Likeness:

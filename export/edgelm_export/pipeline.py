@@ -13,6 +13,7 @@ from edgelm.providers import PROVIDERS, Provider
 from edgelm_export.assemble import plan
 from edgelm_export.checkpoint import open_checkpoint
 from edgelm_export.float_graph import FloatGraph
+from edgelm_export.hand_over import hand_over, is_handed_over
 from edgelm_export.manifest import describe_export
 from edgelm_export.model import Model, check_tied_head, understand
 from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, preset, recipe_from_file
@@ -65,7 +66,10 @@ def export(
     provider = _provider(options.device)
     check_target(target, force=options.force)
     found = resolve_source(str(source), revision=options.revision, offline=options.offline)
-    model = understand(open_checkpoint(found.path), options.context_length, options.task, options.pooling)
+    checkpoint = open_checkpoint(found.path)
+    if is_handed_over(checkpoint):
+        return hand_over(checkpoint, found, target, options, say)
+    model = understand(checkpoint, options.context_length, options.task, options.pooling)
     for note in model.notes:
         say(f"note: {note}")
     check_tied_head(model)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.decode import Decoder
+from edgelm.decode import DecoderRows
 from edgelm.errors import VerificationError
 
 Logits = NDArray[np.float32]
@@ -73,8 +73,8 @@ def evaluation_text() -> str:
 
 
 def measure(
-    reference: Callable[[], Decoder],
-    candidate: Callable[[], Decoder],
+    reference: Callable[[], DecoderRows],
+    candidate: Callable[[], DecoderRows],
     ids: Sequence[int],
     advance: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def require_steady(drift: float) -> None:
         )
 
 
-def _finite(decoder: Decoder, ids: Sequence[int], who: str) -> Iterator[Logits]:
+def _finite(decoder: DecoderRows, ids: Sequence[int], who: str) -> Iterator[Logits]:
     done = 0
     for logits in decoder.all_logits(0, ids, _CHUNK):
         require_finite(logits, who, done)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelm.seq2seq import Seq2Seq
+from edgelm.rows import AnySeq2Seq
 from edgelm.tokenizer import Tokenizer
 from edgelm_export.quality import Divergence, evaluation_text, require_finite, require_steady
 
@@ -24,7 +24,7 @@ _WORDS = 8  # of a source at most
 class Writer:
     """A model that is compared: its programs, its tokenizer, and the tokens that targets start and end with."""
 
-    programs: Seq2Seq
+    programs: AnySeq2Seq
     tokenizer: Tokenizer
     start: int
     ends: frozenset[int]
@@ -103,7 +103,7 @@ def edit_distance(a: str, b: str) -> int:
     return row[-1]
 
 
-def _drift(programs: Seq2Seq, source: Sequence[int], fed: Sequence[int], expected: np.ndarray) -> float:
+def _drift(programs: AnySeq2Seq, source: Sequence[int], fed: Sequence[int], expected: np.ndarray) -> float:
     decoder = programs.start([source])
     steps = np.stack([decoder.step([token])[0].copy() for token in fed])
     return float(np.abs(steps - expected).max() / np.abs(expected).max())

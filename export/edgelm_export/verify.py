@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from edgelm import signature, tasks
-from edgelm.decode import Decoder
+from edgelm.decode import DecoderRows
 from edgelm.encode import Encoder, Row
 from edgelm.errors import ProviderError
 from edgelm.generation_config import GenerationConfig
 from edgelm.package import Package
 from edgelm.progress import progress
 from edgelm.providers import Provider
-from edgelm.seq2seq import Seq2Seq
+from edgelm.rows import ENCODER, decoder_rows, seq2seq
 from edgelm.session import Program
 from edgelm.tokenizer import Tokenizer
 from edgelm_export.encoder_quality import evaluation_rows, measure_encoder, require_padding_harmless
@@ -41,8 +41,9 @@ def calibrated(recipe: Recipe, model: Model, folder: Path, graph: FloatGraph) ->
             f"precision {recipe.name} is calibrated with the float graph, which needs {lacking}; "
             "--precision int8-plain needs no calibration"
         )
-    rows = _rows(model, Tokenizer.from_folder(folder))
-    return replace(recipe, ranges=calibrate(graph.program("encoder"), PROVIDER, rows, model.config.pad_token_id))
+    c = model.config
+    rows = _rows(Tokenizer.from_folder(folder), model.task.name, c.context_length, c.vocab_size)
+    return replace(recipe, ranges=calibrate(graph.program("encoder"), PROVIDER, rows, c.pad_token_id))
 
 
 def verify(
@@ -58,26 +59,34 @@ def verify(
         reason = f"skipped: the float graph needs {lacking}"
         say(f"verification {reason}")
         return {"skipped": reason}
-    measures = {"decoder": _measure_decoder, "encoder": _measure_encoder, "encoder-decoder": _measure_seq2seq}
     candidates = {name: Program(package.program(name), provider) for name in model.programs}
     # A float package: one copy in memory serves both sides.
     references = candidates
     if package.manifest.precision != "fp32":
         references = {name: Program(graph.program(name), PROVIDER) for name in model.programs}
-    return measures[model.family](package, model, references, candidates)
+    return measure_programs(package, references, candidates)
 
 
 Programs = Mapping[str, Program]
 
 
-def _measure_decoder(package: Package, model: Model, references: Programs, candidates: Programs) -> dict[str, Any]:
-    manifest, c = package.manifest, model.config
-    reference, candidate = references["decoder"], candidates["decoder"]
-    ids = Tokenizer.from_folder(package.path).encode(evaluation_text())
-    ids = [token for token in ids if token < c.vocab_size][: min(TEXT_TOKENS, c.context_length)]
+def measure_programs(package: Package, references: Programs, candidates: Programs) -> dict[str, Any]:
+    """Quality figures of a package's programs against float ones of the same inputs and outputs.
 
-    def decoder(program: Program) -> Decoder:
-        return Decoder(program, manifest.kv_cache, c.vocab_size, batch=1, limit=c.context_length)
+    Raises:
+        VerificationError: NaN anywhere, or a float package (both are the same programs) that disagrees with itself.
+    """
+    measures = {"decoder": _measure_decoder, "encoder": _measure_encoder, "encoder-decoder": _measure_seq2seq}
+    return measures[package.manifest.family](package, references, candidates)
+
+
+def _measure_decoder(package: Package, references: Programs, candidates: Programs) -> dict[str, Any]:
+    manifest = package.manifest
+    reference, candidate = references["decoder"], candidates["decoder"]
+    ids = evaluation_ids(package)
+
+    def decoder(program: Program) -> DecoderRows:
+        return decoder_rows(manifest, program, batch=1, limit=manifest.context_length)
 
     with progress(len(ids) + STEP_TOKENS, "Verifying", "token") as bar:
         quality = measure(lambda: decoder(reference), lambda: decoder(candidate), ids, bar.advance)
@@ -86,33 +95,47 @@ def _measure_decoder(package: Package, model: Model, references: Programs, candi
     return quality
 
 
-def _measure_seq2seq(package: Package, model: Model, references: Programs, candidates: Programs) -> dict[str, Any]:
-    manifest, c = package.manifest, model.config
-    tokenizer = Tokenizer.from_folder(package.path)
+def evaluation_ids(package: Package) -> list[int]:
+    """The beginning of the built-in text as the package's tokenizer reads it."""
+    m = package.manifest
+    ids = Tokenizer.from_folder(package.path).encode(evaluation_text())
+    return [token for token in ids if token < m.vocab_size][: min(TEXT_TOKENS, m.context_length)]
+
+
+def _measure_seq2seq(package: Package, references: Programs, candidates: Programs) -> dict[str, Any]:
+    manifest, limit = package.manifest, package.manifest.context_length
+    tokenizer, facts = Tokenizer.from_folder(package.path), package.manifest.encoder_facts
     settings = GenerationConfig.from_checkpoint(manifest.generation)
-    start = manifest.generation.get("decoder_start_token_id", c.pad_token_id)
+    start = manifest.generation.get("decoder_start_token_id", facts.pad_token_id)
 
     def writer(programs: Programs) -> Writer:
-        encoder = Encoder(programs["encoder"], c.pad_token_id)
-        both = Seq2Seq(encoder, programs["decoder"], manifest.kv_cache, manifest.vocab_size, c.context_length)
+        both = seq2seq(manifest, Encoder(programs[ENCODER], facts.pad_token_id), programs, limit)
         return Writer(both, tokenizer, start, frozenset(settings.eos_token_id))
 
-    sources = clauses(tokenizer, c.context_length, c.vocab_size)
+    sources = clauses(tokenizer, limit, facts.vocab_size or manifest.vocab_size)
     with progress(len(sources), "Verifying", "text") as bar:
         return measure_seq2seq(writer(references), writer(candidates), sources, bar.advance)
 
 
-def _measure_encoder(package: Package, model: Model, references: Programs, candidates: Programs) -> dict[str, Any]:
-    pad, task = model.config.pad_token_id, model.task.name
-    reference, candidate = references["encoder"], candidates["encoder"]
-    rows = _rows(model, Tokenizer.from_folder(package.path))
+def _measure_encoder(package: Package, references: Programs, candidates: Programs) -> dict[str, Any]:
+    m = package.manifest
+    facts = m.encoder_facts
+    reference, candidate = (Encoder(programs[ENCODER], facts.pad_token_id) for programs in (references, candidates))
+    rows = text_rows(package)
     with progress(len(rows), "Verifying", "text") as bar:
-        quality = measure_encoder(task, Encoder(reference, pad), Encoder(candidate, pad), rows, bar.advance)
-    if reference is candidate:
-        require_padding_harmless(Encoder(candidate, pad), rows, signature.LAST_HIDDEN_STATE)
+        quality = measure_encoder(m.task, reference, candidate, rows, bar.advance)
+    if references is candidates and not facts.alone:
+        require_padding_harmless(candidate, rows, signature.LAST_HIDDEN_STATE)
     return quality
 
 
-def _rows(model: Model, tokenizer: Tokenizer) -> Sequence[Row]:
-    c = model.config
-    return evaluation_rows(tokenizer, c.context_length, c.vocab_size, masked=model.task.name == tasks.FILL_MASK)
+def text_rows(package: Package) -> Sequence[Row]:
+    """The built-in texts as rows for an encoder's package."""
+    m = package.manifest
+    return _rows(
+        Tokenizer.from_folder(package.path), m.task, m.context_length, m.encoder_facts.vocab_size or m.vocab_size
+    )
+
+
+def _rows(tokenizer: Tokenizer, task: str, context_length: int, vocab_size: int) -> Sequence[Row]:
+    return evaluation_rows(tokenizer, context_length, vocab_size, masked=task == tasks.FILL_MASK)

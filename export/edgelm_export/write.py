@@ -129,8 +129,12 @@ def write_programs(model: Model, recipe: Recipe, provider: Provider, folder: Pat
             for file in files.values():
                 file.close()
     for name, program in programs.items():
-        proto = ir.to_proto(program)
-        (folder / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
+        write_graph(program, folder / f"{name}.onnx")
+
+
+def write_graph(program: ir.Model, file: Path) -> None:
+    """Writes a program's graph, the same bytes each time; its data lies beside it already."""
+    file.write_bytes(ir.to_proto(program).SerializeToString(deterministic=True))
 
 
 def write_texts(checkpoint: Checkpoint, folder: Path) -> None:

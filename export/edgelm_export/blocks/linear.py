@@ -38,7 +38,7 @@ def linear(
     added = _bias(g, group, sizes) if bias else None
     form = g.recipe.format_for(g.name(group)).fit(in_features)
     x = g.tap(group, x, INPUT_TAP)
-    return g.tap(group, _project(g, x, g.name(group), weights, form, added))
+    return g.tap(group, project(g, x, g.name(group), weights, form, added))
 
 
 def split(g: GraphBuilder, x: ir.Value, sizes: Sequence[int]) -> tuple[ir.Value, ...]:
@@ -74,7 +74,7 @@ def lm_head(g: GraphBuilder, x: ir.Value, c: ModelConfig, *, bias: bool = False)
     table = "embed_tokens" if c.tie_word_embeddings else "lm_head"
     form = g.recipe.format_for("lm_head").fit(c.hidden_size, gathered=c.tie_word_embeddings)
     added = _bias(g, "lm_head", {"lm_head": c.vocab_size}) if bias else None
-    return _project(g, x, "lm_head", [g.weight(f"{table}.weight", (c.vocab_size, c.hidden_size))], form, added)
+    return project(g, x, "lm_head", [g.weight(f"{table}.weight", (c.vocab_size, c.hidden_size))], form, added)
 
 
 def token_logits(g: GraphBuilder, x: ir.Value, c: ModelConfig, size: int, *, bias: str | None) -> ir.Value:
@@ -82,7 +82,7 @@ def token_logits(g: GraphBuilder, x: ir.Value, c: ModelConfig, size: int, *, bia
     table = "embed_tokens" if c.tie_word_embeddings else "lm_head"
     form = g.recipe.format_for(table).fit(size, gathered=c.tie_word_embeddings)
     added = None if bias is None else _bias(g, bias, {bias: c.vocab_size})
-    return _project(g, x, table, [g.weight(f"{table}.weight", (c.vocab_size, size))], form, added)
+    return project(g, x, table, [g.weight(f"{table}.weight", (c.vocab_size, size))], form, added)
 
 
 def as_activation(g: GraphBuilder, value: ir.Value, dtype: ir.DataType | None = None) -> ir.Value:
@@ -91,9 +91,10 @@ def as_activation(g: GraphBuilder, value: ir.Value, dtype: ir.DataType | None = 
     return value if (dtype or value.dtype) == wanted else g.op("Cast", value, to=wanted)
 
 
-def _project(
+def project(
     g: GraphBuilder, x: ir.Value, name: str, weights: Sequence[Weight], form: Format, bias: ir.Value | None
 ) -> ir.Value:
+    """x @ weights.T + bias, the weights joined and stored under `name` in that format."""
     if form.dynamic:
         return dynamic_projection(g, x, name, weights, form, bias)
     stored = _store(g, name, weights, form)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,3 +76,8 @@ class Checkpoint:
     modules: ModuleList | None = None  # what sentence-transformers keeps beside the model
     quantization: str | None = None  # how the weights are stored that a quantization_config spoke of
     notes: tuple[str, ...] = ()  # what the user should hear about how it was read
+
+    @property
+    def parameters(self) -> int:
+        """Values in its tensors."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
