@@ -83,8 +83,8 @@ class ForeignGraph:
             if name.startswith(("present.", "cross_key_values.")):
                 self.g.output(Port(name, "float32", ("batch", *_sizes(value, name))), value)
 
-    def ask_for_logits(self) -> None:
-        """Logits come out at `logits_index` only, which is chosen before the head where that is one product."""
+    def ask_for_logits(self) -> int:
+        """Logits come out at `logits_index` only, which is chosen before the head where that is one product; returns their width."""
         size, logits = self.width(signature.LOGITS), self.output(signature.LOGITS)
         self.g.declare([Port(signature.LOGITS_INDEX, "int64", ("batch", "n"))])
         node = logits.producer()
@@ -94,6 +94,7 @@ class ForeignGraph:
             logits.name = "all_logits"
             logits = asked_positions(self.g, logits)
         self.g.output(signature.logits_port(size), logits)
+        return size
 
     def finish(self) -> ir.Model:
         """The program. What it puts out is what was declared with `g`."""
@@ -139,6 +140,7 @@ class ForeignGraph:
             made = build(node, ".".join(parts))
         old = node.outputs[0]
         made.type, made.shape = old.type, old.shape
+        made.name, old.name = old.name, made.name
         ir.convenience.replace_all_uses_with(old, made, replace_graph_outputs=True)
         self._graph.remove(node, safe=True)
 

@@ -54,9 +54,8 @@ class ForeignPrograms:
     def _declare(self, name: str, graph: ForeignGraph, found: Written) -> None:
         """Says what a program puts out."""
         if name != ENCODER:
-            graph.ask_for_logits()
+            found.cache, found.vocab_size = graph.cache, graph.ask_for_logits()
             graph.keep_cache()
-            found.cache, found.vocab_size = graph.cache, graph.width(signature.LOGITS)
         elif self._task.name == tasks.TEXT_TO_TEXT:
             size = graph.width(signature.LAST_HIDDEN_STATE)
             graph.g.output(signature.source_port(size), graph.output(signature.LAST_HIDDEN_STATE))
@@ -111,7 +110,7 @@ def _logits(graph: ForeignGraph, task: Task) -> None:
     graph.g.output(signature.row_port(signature.LOGITS, size), graph.output(signature.LOGITS))
 
 
-_HEADS: Mapping[str, Callable[[ForeignGraph, Task], None]] = {
+_HEADS: Mapping[str, Callable[[ForeignGraph, Task], object]] = {
     tasks.HIDDEN_STATES: _hidden_states,
     tasks.EMBEDDING: _embedding,
     tasks.QUESTION_ANSWERING: _spans,
