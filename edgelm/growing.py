@@ -187,9 +187,7 @@ class GrowingDecoder:
 def _empty(geometry: CacheGeometry) -> dict[str, OrtValue]:
     """Keys and values of no tokens, of one row."""
     return {
-        signature.past(i, kind): value(
-            buffer((1, layer.num_key_value_heads, 0, layer.head_dim), geometry.dtype)
-        )
+        signature.past(i, kind): value(buffer((1, layer.num_key_value_heads, 0, layer.head_dim), geometry.dtype))
         for i, layer in enumerate(geometry.layers)
         for kind in signature.KINDS
     }

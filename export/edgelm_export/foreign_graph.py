@@ -122,7 +122,11 @@ class ForeignGraph:
                 heads, _, head_dim = _sizes(value, name)
                 layer = layers.setdefault(int(number), LayerCache(heads, head_dim))
                 if (heads, head_dim) != (layer.num_key_value_heads, layer.head_dim):
-                    raise UnsupportedArchitecture(_OTHER_CACHE.format(f"has keys and values of different sizes ({name})"))
+                    raise UnsupportedArchitecture(
+                        _OTHER_CACHE.format(f"has keys and values of different sizes ({name})")
+                    )
+        if sorted(layers) != list(range(len(layers))):
+            raise UnsupportedArchitecture(_OTHER_CACHE.format(f"is that of layers {sorted(layers)} only"))
         return CacheGeometry(tuple(layers[i] for i in range(len(layers)))) if layers else None
 
     def _take_weights(self) -> None:
@@ -172,7 +176,9 @@ def _sizes(value: ir.Value, name: str) -> tuple[int, str, int]:
     """
     shape = list(value.shape or ())
     if len(shape) != 4 or not isinstance(shape[1], int) or not isinstance(shape[3], int):
-        raise UnsupportedArchitecture(_OTHER_CACHE.format(f"is not [batch, heads, length, head_dim] but {shape} ({name})"))
+        raise UnsupportedArchitecture(
+            _OTHER_CACHE.format(f"is not [batch, heads, length, head_dim] but {shape} ({name})")
+        )
     return shape[1], f"length of {name}", shape[3]
 
 

@@ -77,7 +77,8 @@ def hand_over(
     say(
         f"note: edgelm has no definition of {model_type}; it is handed to Optimum, which loads the whole model in float32"
     )
-    original = optimum.Original.load(checkpoint.files[0].parent, task.name)
+    origin = checkpoint.files[0].parent
+    original = optimum.Original.load(origin, task.name)
     with (
         package_folder(target, force=options.force) as folder,
         tempfile.TemporaryDirectory(prefix=".edgelm-optimum.", dir=folder.parent) as scratch,
@@ -89,8 +90,9 @@ def hand_over(
         manifest = _describe(checkpoint, source, original, task, family, recipe, written, options.context_length)
         manifest = replace(manifest, programs={name: f"{name}.onnx" for name in graphs}, files=digests(folder))
         manifest.save(folder)
+        del original  # a trace may change the model, as it does to the attention of BigBird
         if options.verify:
-            quality = _verify(Package.open(folder), original, programs, Path(scratch))
+            quality = _verify(Package.open(folder), programs, origin, Path(scratch))
             replace(manifest, quality=quality).save(folder)
     return Package.open(target)
 
@@ -213,8 +215,8 @@ def _context_length(original: optimum.Original, task: Task, asked: int | None) -
     return length, (f"the config names no longest text, so {length} was taken; --context-length chooses another",)
 
 
-def _verify(package: Package, original: optimum.Original, programs: ForeignPrograms, scratch: Path) -> dict[str, Any]:
-    """The quality of a package against Optimum's float graphs, and of those against transformers."""
+def _verify(package: Package, programs: ForeignPrograms, origin: Path, scratch: Path) -> dict[str, Any]:
+    """The quality of a package against Optimum's float graphs, and of those against the checkpoint in transformers."""
     names = package.manifest.programs
     candidates = {name: Program(package.program(name), _PROVIDER) for name in names}
     references = candidates
@@ -223,5 +225,5 @@ def _verify(package: Package, original: optimum.Original, programs: ForeignProgr
         folder.mkdir()
         programs.write(_FLOAT, folder)
         references = {name: Program(folder / f"{name}.onnx", _PROVIDER) for name in names}
-    error = against_original(package, original, references)
+    error = against_original(package, optimum.Original.load(origin, package.manifest.task), references)
     return {**measure_programs(package, references, candidates), "float_against_original": error}
