@@ -5,6 +5,7 @@
 VENV := .venv
 PARITY_V5 := .venv-parity
 PARITY_V4 := .venv-parity-v4
+OPTIMUM := .venv-optimum
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 
 DEMO_MODEL := smollm2-135m-instruct
@@ -15,7 +16,7 @@ DEMO_QUESTION := Why is the sky blue? Answer in two sentences.
 PYTHON ?= $(shell for candidate in python3 python3.11 python3.12 python3.13 python3.14; do \
 	"$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$candidate" && break; done)
 
-.PHONY: help demo test lint format parity parity-v5 parity-v4 figures bench clean
+.PHONY: help demo test lint format parity parity-v5 parity-v4 parity-optimum figures bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 18
@@ -36,7 +37,7 @@ format: $(VENV)/.dev ## apply ruff's fixes and formatting
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-parity: parity-v5 parity-v4 ## compare with torch and two major versions of transformers, live
+parity: parity-v5 parity-v4 parity-optimum ## compare with torch, two major versions of transformers and Optimum, live
 
 parity-v5: $(PARITY_V5)/.installed
 	$(PARITY_V5)/bin/python -m pytest tests/parity
@@ -49,6 +50,9 @@ figures: $(PARITY_V5)/.installed $(PARITY_V4)/.installed ## record what parity m
 	$(PARITY_V5)/bin/python -m pytest tests/parity -k "random" --record-figures
 	$(PARITY_V4)/bin/python -m pytest tests/parity -k "random" --record-figures
 	$(VENV)/bin/python docs/generate.py
+
+parity-optimum: $(OPTIMUM)/.installed | parity-v4
+	$(OPTIMUM)/bin/python -m pytest tests/parity_optimum
 
 bench: $(VENV)/.runtime ## speed beside quality, with the peers in their own environments
 	$(VENV)/bin/python tests/benchmarks/run.py
@@ -76,6 +80,11 @@ $(PARITY_V5)/.installed: pyproject.toml tests/parity/requirements-v5.txt | $(PAR
 $(PARITY_V4)/.installed: pyproject.toml tests/parity/requirements-v4.txt | $(PARITY_V4)/bin/python
 	@echo "installing torch and transformers 4 into $(PARITY_V4)"
 	$(PARITY_V4)/bin/python $(PIP_INSTALL) -e '.[cpu,export,test]' -r tests/parity/requirements-v4.txt
+	@touch $@
+
+$(OPTIMUM)/.installed: pyproject.toml tests/parity/requirements-optimum.txt | $(OPTIMUM)/bin/python
+	@echo "installing torch and Optimum into $(OPTIMUM)"
+	$(OPTIMUM)/bin/python $(PIP_INSTALL) -e '.[cpu,optimum,test]' -r tests/parity/requirements-optimum.txt
 	@touch $@
 
 %/bin/python:

@@ -35,6 +35,11 @@ class Memory(Protocol):
 class DecoderRows(Rows, Protocol):
     """What is needed of a decoder besides a search: prompts fed row by row, logits wherever they are asked for."""
 
+    @property
+    def batch(self) -> int:
+        """Sequences still in the batch."""
+        ...
+
     def prefill(self, row: int, ids: Sequence[int]) -> Logits:
         """Feeds a row's prompt (or more of it) and returns the logits [vocab_size] after its last token."""
         ...

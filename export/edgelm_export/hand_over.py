@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelm import __version__, tasks
-from edgelm.errors import InvalidOption
+from edgelm.errors import InvalidOption, UnsupportedConfig
 from edgelm.package import OPTIMUM, Manifest, Package
 from edgelm.providers import PROVIDERS
 from edgelm.session import Program
@@ -102,9 +102,15 @@ def chosen_task(checkpoint: Checkpoint, asked: str | None, pooling: str | None) 
 
     Raises:
         UnsupportedArchitecture: Optimum does not know the type either.
+        UnsupportedConfig: the checkpoint is quantized.
         InvalidOption, UnsupportedConfig: as `choose_task`.
     """
     model_type = model_type_of(checkpoint)
+    if checkpoint.quantization is not None:
+        raise UnsupportedConfig(
+            f"{checkpoint.files[0]}: edgelm has no definition of {model_type}, and what Optimum exports must be float, not "
+            f"{checkpoint.quantization}; take the original checkpoint"
+        )
     served = optimum.served_tasks(model_type)
     if not served:
         raise unknown_architecture(checkpoint)

@@ -102,7 +102,7 @@ def test_chunked_prefill_equals_one_prefill(
 @every_case
 def test_logits_survive_the_growth_of_the_cache(case: str, exported: Exported) -> None:
     model, ids = exported(case), (prompt_of(case) * 8)[:290]
-    decoder = model.decoder(1)
+    decoder: Any = model.decoder(1)
     decoder.prefill(0, ids[:250])
     before = decoder.cache.max_length
     found = np.stack([decoder.step([token])[0].copy() for token in ids[250:]])

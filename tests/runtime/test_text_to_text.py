@@ -82,7 +82,7 @@ def test_sampling_repeats_with_its_seed(model: Seq2SeqModel) -> None:
 
 def test_cross_attention_is_stored_once_however_many_beams(model: Seq2SeqModel) -> None:
     decoder = model._programs.start([[5, 6, 7]])
-    memory: Any = decoder._memory
+    memory: Any = decoder._memory  # pyright: ignore[reportAttributeAccessIssue]
     before = memory.nbytes
     decoder.prefill(0, [1])
     decoder.reorder([0] * 8)
