@@ -46,13 +46,13 @@ parity-v5: $(PARITY_V5)/.installed
 parity-v4: $(PARITY_V4)/.installed | parity-v5
 	$(PARITY_V4)/bin/python -m pytest tests/parity
 
+parity-optimum: $(OPTIMUM)/.installed | parity-v4
+	$(OPTIMUM)/bin/python -m pytest tests/parity_optimum
+
 figures: $(PARITY_V5)/.installed $(PARITY_V4)/.installed ## record what parity measures, and write the pages that quote it
 	$(PARITY_V5)/bin/python -m pytest tests/parity -k "random" --record-figures
 	$(PARITY_V4)/bin/python -m pytest tests/parity -k "random" --record-figures
 	$(VENV)/bin/python docs/generate.py
-
-parity-optimum: $(OPTIMUM)/.installed | parity-v4
-	$(OPTIMUM)/bin/python -m pytest tests/parity_optimum
 
 bench: $(VENV)/.runtime ## speed beside quality, with the peers in their own environments
 	$(VENV)/bin/python tests/benchmarks/run.py

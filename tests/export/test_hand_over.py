@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ import pytest
 from numpy.typing import NDArray
 
 import edgelm
-from edgelm.errors import EdgeLMError, InvalidOption, UnsupportedArchitecture, VerificationError
+from edgelm.errors import EdgeLMError, InvalidOption, UnsupportedArchitecture, UnsupportedConfig, VerificationError
 from edgelm_export import optimum
 from edgelm_export.checkpoint import open_checkpoint
-from edgelm_export.hand_over import is_handed_over
+from edgelm_export.hand_over import chosen_task, is_handed_over
 from edgelm_export.inspection import inspect_checkpoint
 from tests.architectures.random_checkpoints import write_checkpoint
 from tests.runtime.growing_models import LONGEST, SIZE, VOCAB, logits, write_as_optimum
@@ -96,6 +96,14 @@ def test_a_type_that_optimum_lacks_too_is_refused(toy: Path, monkeypatch: pytest
     ):
         edgelm.export(toy, toy.parent / "out")
     assert not (toy.parent / "out").exists()
+
+
+def test_a_quantized_checkpoint_is_refused(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, WRITES)
+    quantized = replace(open_checkpoint(toy), quantization="FP8")
+    message = "edgelm has no definition of toy, and what Optimum exports must be float, not FP8; take the original"
+    with pytest.raises(UnsupportedConfig, match=message):
+        chosen_task(quantized, None, None)
 
 
 def test_pickles_are_refused_before_optimum_sees_them(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
