@@ -77,6 +77,7 @@ class DecoderConfig(ModelConfig):
     ropes: tuple[RopeConfig | None, ...]  # one entry a layer; None where positions are not rotary
     sliding_windows: tuple[int | None, ...]  # one entry a layer, below context_length; None attends to everything
     qk_norm: bool
+    clip_qkv: float | None  # queries, keys and values stay within it
     causal: bool
     pads_by_id: bool  # the config names a padding token, so a classifier reads the last token that is not one
     attention_scale: float | None  # of the scores; None means 1 / sqrt(head_dim)
@@ -90,6 +91,14 @@ class DecoderConfig(ModelConfig):
         """The KV cache of a program whose activations have `dtype`."""
         layers = (LayerCache(self.num_key_value_heads, self.head_dim, window) for window in self.sliding_windows)
         return CacheGeometry(tuple(layers), dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ministral3Config(DecoderConfig):
+    """A decoder whose queries grow with their positions."""
+
+    llama_4_scaling_beta: float  # how much
+    original_max_position_embeddings: int  # after so many positions, and as many more again
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,6 +90,10 @@ class ConfigReader:
             return 1.0
         return float(value)
 
+    def optional_number(self, key: str) -> float | None:
+        """A positive number, None where there is none."""
+        return None if self.get(key) is None else self.number(key)
+
     def flag(self, key: str, default: bool = False) -> bool:
         """True or false."""
         value = self.get(key)

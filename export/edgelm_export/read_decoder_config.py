@@ -55,6 +55,7 @@ def decoder_values(reader: ConfigReader) -> dict[str, Any]:
         ropes=(read_rope(reader, limit, head_dim),) * layers,
         sliding_windows=_read_windows(reader, layers, reader.context(limit)),
         qk_norm=reader.flag("qk_norm"),
+        clip_qkv=None,
         causal=reader.flag("is_causal", True),
         pads_by_id=_names_padding(reader),
         attention_scale=None,
@@ -90,20 +91,36 @@ def _check_attention(reader: ConfigReader, values: Mapping[str, Any]) -> None:
         reader.problem("sliding windows are supported in causal models only (is_causal is false)")
 
 
+def local_layers(reader: ConfigReader, layers: int) -> tuple[bool, ...]:
+    """Which layers are meant to see but a window: as `layer_types` says, where given.
+
+    Else a `sliding_window_pattern` of 4, or "LLLG", means three local layers before each global one, and without it all layers
+    from `max_window_layers` on are local.
+    """
+    types, first = reader.get("layer_types"), reader.get("max_window_layers") or 0
+    pattern = reader.get("sliding_window_pattern")
+    if types is not None:
+        if not isinstance(types, list) or len(types) != layers or set(types) - {"full_attention", "sliding_attention"}:
+            reader.problem(f"layer_types must name full_attention or sliding_attention for each of the {layers} layers")
+            return (False,) * layers
+        return tuple(kind == "sliding_attention" for kind in types)
+    if pattern is None:
+        return tuple(i >= first for i in range(layers))
+    if isinstance(pattern, str) and pattern and not set(pattern) - {"L", "G"}:
+        return tuple(pattern[i % len(pattern)] == "L" for i in range(layers))
+    every = reader.size("sliding_window_pattern")
+    return tuple((i + 1) % every != 0 for i in range(layers))
+
+
 def _read_windows(reader: ConfigReader, layers: int, context: int) -> tuple[int | None, ...]:
-    """One window a layer: gated by `use_sliding_window`, none before `max_window_layers`; `layer_types` decides where given.
+    """One window a layer, where `use_sliding_window` does not forbid it.
 
     A window as long as the context hides nothing, and a full cache takes memory only as it is used.
     """
-    types, first = reader.get("layer_types"), reader.get("max_window_layers") or 0
+    local = local_layers(reader, layers)
     window, enabled = reader.get("sliding_window"), reader.flag("use_sliding_window", True)
     if window is None or not enabled:
         return (None,) * layers
     length = reader.size("sliding_window")
     size = length if length < context else None
-    if types is None:
-        return tuple(size if i >= first else None for i in range(layers))
-    if not isinstance(types, list) or len(types) != layers or set(types) - {"full_attention", "sliding_attention"}:
-        reader.problem(f"layer_types must name full_attention or sliding_attention for each of the {layers} layers")
-        return (None,) * layers
-    return tuple(size if kind == "sliding_attention" else None for kind in types)
+    return tuple(size if is_local else None for is_local in local)

@@ -34,6 +34,26 @@ def rope_values(reader: ConfigReader) -> dict[str, Any]:
     return values
 
 
+def read_ropes_by_kind(reader: ConfigReader, limit: int, head_dim: int) -> tuple[RopeConfig, RopeConfig]:
+    """The rotary positions of global and of local layers.
+
+    transformers 5 names two objects; before, `rope_scaling` was for global layers, and local ones had a base of their own.
+    """
+    nested = reader.get("rope_parameters")
+    if not isinstance(nested, dict) or not set(nested) & {"full_attention", "sliding_attention"}:
+        values = rope_values(reader)
+        local = {"rope_theta": reader.get("rope_local_base_freq") or values.get("rope_theta")}
+        return rope_of(reader, values, limit, head_dim), rope_of(reader, local, limit, head_dim)
+    scaling = reader.get("rope_scaling")
+    both = {"full_attention": reader.get("rope_theta"), "sliding_attention": reader.get("rope_local_base_freq")}
+    found: list[RopeConfig] = []
+    for kind, theta in both.items():
+        usual = {"rope_theta": theta or reader.get("rope_theta")}
+        more = scaling if kind == "full_attention" and isinstance(scaling, dict) else {}
+        found.append(rope_of(reader, {**usual, **(nested.get(kind) or {}), **more}, limit, head_dim))
+    return found[0], found[1]
+
+
 def rope_of(reader: ConfigReader, values: Values, limit: int, head_dim: int) -> RopeConfig:
     """One set of rotary positions from its own object, which names the base too.
 
@@ -44,6 +64,7 @@ def rope_of(reader: ConfigReader, values: Values, limit: int, head_dim: int) -> 
         head_dim: width of the heads that turn.
     """
     kind = values.get("rope_type", values.get("type")) or "default"
+    kind = _OTHER_NAMES.get(kind, kind)
     read = _KINDS.get(kind)
     if read is None:
         reader.problem(f"rope type {kind!r} is not supported (known: {', '.join(sorted(_KINDS))})")
@@ -76,6 +97,8 @@ def _yarn(reader: ConfigReader, values: Values, limit: int, head_dim: int) -> di
     original = _original(reader, values, limit)
     before = original["original_max_position_embeddings"]
     factor = reader.number("factor", limit / before, source=values)
+    if values.get("extrapolation_factor") not in (None, 1.0):
+        reader.problem(f"extrapolation_factor {values['extrapolation_factor']} of YaRN is not supported (only 1)")
     whole, part = (values.get(name) for name in ("mscale_all_dim", "mscale"))
     if whole and part:
         share = yarn_mscale(factor, reader.number("mscale", source=values))
@@ -128,6 +151,10 @@ _KINDS: Mapping[str, Callable[[ConfigReader, Values, int, int], dict[str, Any]]]
     "proportional": _proportional,
     "yarn": _yarn,
 }
+
+
+# As the first releases of Phi-3 call it.
+_OTHER_NAMES = {"su": "longrope"}
 
 
 def _original(reader: ConfigReader, values: Values, limit: int) -> dict[str, int]:

@@ -33,3 +33,8 @@ def heads_apart(num_heads: int) -> Transform:
         return np.ascontiguousarray(by_head.swapaxes(0, 1).reshape(x.shape))
 
     return apply
+
+
+def plus_one(x: Array) -> Array:
+    """Weights of Gemma's norms, which are kept as their distance from 1."""
+    return x + np.float32(1)

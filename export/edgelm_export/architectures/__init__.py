@@ -8,32 +8,59 @@ from edgelm_export.architectures.albert import ALBERT
 from edgelm_export.architectures.bart import BART
 from edgelm_export.architectures.base import Architecture
 from edgelm_export.architectures.bert import BERT
+from edgelm_export.architectures.cohere import COHERE, COHERE2
 from edgelm_export.architectures.deberta import DEBERTA
 from edgelm_export.architectures.deberta_v2 import DEBERTA_V2
 from edgelm_export.architectures.distilbert import DISTILBERT
 from edgelm_export.architectures.electra import ELECTRA
 from edgelm_export.architectures.eurobert import EUROBERT
-from edgelm_export.architectures.llama import LLAMA
+from edgelm_export.architectures.gemma import GEMMA, GEMMA2, GEMMA3, GLM4
+from edgelm_export.architectures.hunyuan import HUNYUAN
+from edgelm_export.architectures.llama import LLAMA, QWEN2
+from edgelm_export.architectures.llama_kin import ARCEE, GRANITE, HELIUM, MINISTRAL, OLMO, SEED_OSS, SMOLLM3
 from edgelm_export.architectures.marian import MARIAN
+from edgelm_export.architectures.ministral3 import MINISTRAL3
 from edgelm_export.architectures.modernbert import MODERNBERT
 from edgelm_export.architectures.mpnet import MPNET
+from edgelm_export.architectures.olmo2 import EXAONE4, OLMO2
+from edgelm_export.architectures.phi3 import GLM, PHI3
 from edgelm_export.architectures.roberta import ROBERTA
 from edgelm_export.architectures.t5 import T5
 
 ARCHITECTURES = (
     ALBERT,
+    ARCEE,
     BART,
     BERT,
+    COHERE,
+    COHERE2,
     DEBERTA,
     DEBERTA_V2,
     DISTILBERT,
     ELECTRA,
     EUROBERT,
+    EXAONE4,
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
+    GLM,
+    GLM4,
+    GRANITE,
+    HELIUM,
+    HUNYUAN,
     LLAMA,
     MARIAN,
+    MINISTRAL,
+    MINISTRAL3,
     MODERNBERT,
     MPNET,
+    OLMO,
+    OLMO2,
+    PHI3,
+    QWEN2,
     ROBERTA,
+    SEED_OSS,
+    SMOLLM3,
     T5,
 )
 REGISTRY: Mapping[str, Architecture] = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from edgelm import signature
 from edgelm.tasks import FILL_MASK, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from edgelm_export.architectures.base import Architecture
-from edgelm_export.architectures.llama import HF, encoder
+from edgelm_export.architectures.llama import encoder
+from edgelm_export.architectures.llama_names import hf_names
 from edgelm_export.blocks.encoder import Tokens
 from edgelm_export.blocks.encoder_heads import PLAIN_HEADS, classifier, dense, token_classifier
 from edgelm_export.blocks.heads import asked_positions
@@ -36,7 +37,7 @@ EUROBERT = Architecture(
     family="eurobert",
     model_types={"eurobert": {"rope_theta": 10000.0, "is_causal": False, "use_sliding_window": False}},
     read_config=read_eurobert_config,
-    names={"hf": lambda c: name_map(HF)},
+    names={"hf": hf_names},
     encoder=encoder,
     heads={
         **PLAIN_HEADS,

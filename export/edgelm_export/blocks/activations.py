@@ -19,6 +19,11 @@ def _relu(g: GraphBuilder, x: ir.Value) -> ir.Value:
     return g.op("Relu", x)
 
 
+def _squared_relu(g: GraphBuilder, x: ir.Value) -> ir.Value:
+    h = g.op("Relu", x)
+    return g.op("Mul", h, h)
+
+
 def _gelu(g: GraphBuilder, x: ir.Value) -> ir.Value:
     return g.op("Gelu", x, approximate="none")
 
@@ -43,6 +48,7 @@ ACTIVATIONS: Mapping[str, Activation] = {
     "silu": _silu,
     "swish": _silu,
     "relu": _relu,
+    "relu2": _squared_relu,
     "gelu": _gelu,
     "gelu_new": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -14,10 +15,12 @@ from edgelm_export.blocks.kernels import group_query_attention, multi_head_atten
 from edgelm_export.blocks.linear import linear, split
 from edgelm_export.blocks.local_attention import LocalText, local_attention
 from edgelm_export.blocks.rotary import Rotary, WholeText
+from edgelm_export.blocks.scaling import clipped
 from edgelm_export.config import DecoderConfig, EncoderConfig, ModelConfig
 from edgelm_export.graph import GraphBuilder
 
-# What a model does to its queries and keys before they turn: (g, query, key, config) -> both.
+Needed = TypeVar("Needed")
+# What a model does to its queries and keys: (g, query, key, config) -> both.
 HeadNorms = Callable[[GraphBuilder, ir.Value, ir.Value, DecoderConfig], tuple[ir.Value, ir.Value]]
 
 
@@ -29,18 +32,23 @@ def self_attention(
     i: int,
     *,
     norms: HeadNorms | None = None,
+    turned_norms: HeadNorms | None = None,
     bias: ir.Value | None = None,
     sinks: ir.Value | None = None,
 ) -> ir.Value:
     """Causal grouped-query attention of layer `i`; new keys and values go into the cache in place.
 
     Args:
-        norms: of queries and keys.
+        norms: of queries and keys, before they turn.
+        turned_norms: the same behind it; `step` has to come from cache_inputs with `turned_by_kernel` false.
         bias: added to the scaled scores, [1, heads, sequence, total_sequence_length].
         sinks: one more score for each head, [heads].
     """
     past = [g.input(signature.past(i, kind)) for kind in signature.KINDS]
     queries, rotary = _turned_queries(g, x, c, step.rotaries[i], norms)
+    if turned_norms is not None:
+        q, k, v = queries
+        queries = (*turned_norms(g, _needed(q), _needed(k), c), v)
     attended, *present = group_query_attention(
         g,
         queries,
@@ -152,9 +160,10 @@ def _turned_queries(
 ) -> tuple[tuple[ir.Value | None, ...], Rotary | None]:
     """Query, key and value as the fused kernel takes them, packed into one where nothing is left to do; and how it shall turn them."""
     by_kernel = rotary is None or rotary.positions is None
+    packed = clipped(g, _packed(g, x, c), c.clip_qkv)
     if norms is None and by_kernel:
-        return (_packed(g, x, c), None, None), rotary
-    q, k, v = _queries(g, x, c)
+        return (packed, None, None), rotary
+    q, k, v = split(g, packed, (c.query_size, c.key_value_size, c.key_value_size))
     if norms is not None:
         q, k = norms(g, q, k, c)
     return ((q, k, v), rotary) if by_kernel else (_turned(g, (q, k, v), c, _needed(rotary)), None)
@@ -167,10 +176,10 @@ def _turned(g: GraphBuilder, queries: Sequence[ir.Value], c: ModelConfig, rotary
     return q, rotary_embedding(g, k, rotary, first, c.num_key_value_heads), v
 
 
-def _needed(rotary: Rotary | None) -> Rotary:
-    if rotary is None:
-        raise TypeError("this layer has no rotary positions")
-    return rotary
+def _needed(value: Needed | None) -> Needed:
+    if value is None:
+        raise TypeError("this layer has no rotary positions, or leaves them to the kernel")
+    return value
 
 
 def _projected(g: GraphBuilder, attended: ir.Value, c: ModelConfig) -> ir.Value:

@@ -25,13 +25,20 @@ class Step:
     rotaries: tuple[Rotary | None, ...] = ()
 
 
-def cache_inputs(g: GraphBuilder, c: DecoderConfig) -> Step:
-    """Declares the inputs of a decoder program."""
+def cache_inputs(g: GraphBuilder, c: DecoderConfig, *, turned_by_kernel: bool = True) -> Step:
+    """Declares the inputs of a decoder program; the attention kernel may turn queries and keys itself, or shall not."""
     cache = c.cache_geometry(g.provider.activation_dtype)
     g.declare(signature.decoder_inputs(cache))
     seqlens_k, total = g.input(signature.SEQLENS_K), g.input(signature.TOTAL_SEQUENCE_LENGTH)
     step = Step(cache, seqlens_k, total)
-    turned = rotaries(g, c, c.ropes, total, lambda: step_positions(g, step, g.input(signature.INPUT_IDS)))
+    turned = rotaries(
+        g,
+        c,
+        c.ropes,
+        total,
+        lambda: step_positions(g, step, g.input(signature.INPUT_IDS)),
+        by_kernel=turned_by_kernel,
+    )
     return Step(cache, seqlens_k, total, turned)
 
 

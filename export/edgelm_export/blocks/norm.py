@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 
+from edgelm_export.blocks.linear import as_activation
 from edgelm_export.config import DecoderConfig
 from edgelm_export.graph import GraphBuilder
+
+# (g, hidden states, name of the weights, size of the last axis, epsilon) -> the same, normed.
+Norm = Callable[[GraphBuilder, ir.Value, str, int, float], ir.Value]
 
 
 def rms_norm(g: GraphBuilder, x: ir.Value, name: str, size: int, epsilon: float) -> ir.Value:
@@ -23,15 +29,47 @@ def layer_norm(g: GraphBuilder, x: ir.Value, name: str, size: int, epsilon: floa
     return g.op("LayerNormalization", x, *stored, axis=-1, epsilon=epsilon)
 
 
+def bare_layer_norm(g: GraphBuilder, x: ir.Value, name: str, size: int, epsilon: float) -> ir.Value:
+    """The same without weight and bias."""
+    return g.op(
+        "LayerNormalization", x, g.constant(np.ones(size, np.float32), f"ones.{size}"), axis=-1, epsilon=epsilon
+    )
+
+
 def head_norm(g: GraphBuilder, x: ir.Value, name: str, head_dim: int, epsilon: float) -> ir.Value:
     """RMS norm of each head apart: [batch, sequence, heads * head_dim] -> the same."""
-    heads = g.op(
-        "Reshape", x, g.constant(np.array([0, 0, -1, head_dim], np.int64))
-    )  # [batch, sequence, heads, head_dim]
-    return g.op("Reshape", rms_norm(g, heads, name, head_dim, epsilon), g.constant(np.array([0, 0, -1], np.int64)))
+    return _together(g, rms_norm(g, _heads_apart(g, x, head_dim), name, head_dim, epsilon))
 
 
 def head_norms(g: GraphBuilder, q: ir.Value, k: ir.Value, c: DecoderConfig) -> tuple[ir.Value, ir.Value]:
     """RMS norms of the heads of queries and keys, with one weight for all heads of a kind."""
     q = head_norm(g, q, "q_norm", c.head_dim, c.norm_eps)
     return q, head_norm(g, k, "k_norm", c.head_dim, c.norm_eps)
+
+
+def whole_norms(g: GraphBuilder, q: ir.Value, k: ir.Value, c: DecoderConfig) -> tuple[ir.Value, ir.Value]:
+    """RMS norms of queries and keys, over all heads of a token together."""
+    q = rms_norm(g, q, "q_norm", c.query_size, c.norm_eps)
+    return q, rms_norm(g, k, "k_norm", c.key_value_size, c.norm_eps)
+
+
+def head_layer_norms(g: GraphBuilder, q: ir.Value, k: ir.Value, c: DecoderConfig) -> tuple[ir.Value, ir.Value]:
+    """Layer norms of the heads of queries and keys, with a weight for each head and no bias."""
+    q = _head_layer_norm(g, q, "q_norm", c.num_attention_heads, c)
+    return q, _head_layer_norm(g, k, "k_norm", c.num_key_value_heads, c)
+
+
+def _head_layer_norm(g: GraphBuilder, x: ir.Value, name: str, heads: int, c: DecoderConfig) -> ir.Value:
+    weight = g.weight(f"{name}.weight", (heads, c.head_dim))
+    stored = g.stored(weight.name, "float32", weight.shape, lambda: [weight.read()])
+    normed = bare_layer_norm(g, _heads_apart(g, x, c.head_dim), name, c.head_dim, c.norm_eps)
+    return _together(g, g.op("Mul", normed, as_activation(g, stored)))
+
+
+def _heads_apart(g: GraphBuilder, x: ir.Value, head_dim: int) -> ir.Value:
+    """[batch, sequence, heads * head_dim] -> [batch, sequence, heads, head_dim]."""
+    return g.op("Reshape", x, g.constant(np.array([0, 0, -1, head_dim], np.int64)))
+
+
+def _together(g: GraphBuilder, x: ir.Value) -> ir.Value:
+    return g.op("Reshape", x, g.constant(np.array([0, 0, -1], np.int64)))

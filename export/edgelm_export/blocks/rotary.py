@@ -61,6 +61,8 @@ def rotaries(
     ropes: tuple[RopeConfig | None, ...],
     total: ir.Value,
     positions: Callable[[], ir.Value],
+    *,
+    by_kernel: bool = True,
 ) -> tuple[Rotary | None, ...]:
     """The rotary positions of each layer; layers of one kind share their tables.
 
@@ -68,11 +70,12 @@ def rotaries(
         ropes: each layer's kind.
         total: int32 [], tokens of the longest row, those of this call included.
         positions: gives those of this call's tokens, if a layer wants to be told.
+        by_kernel: the attention kernel may turn queries and keys, where it can.
     """
     made: dict[RopeConfig, Rotary] = {}
     for rope in dict.fromkeys(rope for rope in ropes if rope is not None):
         with g.at("rotary", len(made)) if made else g.at():
-            made[rope] = _rotary(g, c, rope, total, positions)
+            made[rope] = _rotary(g, c, rope, total, positions, by_kernel)
     return tuple(None if rope is None else made[rope] for rope in ropes)
 
 
@@ -109,7 +112,12 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int, *, long: bool = False) 
 
 
 def _rotary(
-    g: GraphBuilder, c: ModelConfig, rope: RopeConfig, total: ir.Value, positions: Callable[[], ir.Value]
+    g: GraphBuilder,
+    c: ModelConfig,
+    rope: RopeConfig,
+    total: ir.Value,
+    positions: Callable[[], ir.Value],
+    by_kernel: bool,
 ) -> Rotary:
     cos, sin = rotary_tables(g, rope, c.head_dim, c.context_length)
     short = rope.original_max_position_embeddings
@@ -118,7 +126,7 @@ def _rotary(
         first = g.op("Where", is_long, *(g.constant(np.array(row, np.int64)) for row in (short, 0)))
         return Rotary(rope, cos, sin, g.op("Add", positions(), first))
     size = rope.rotary_dim or c.head_dim
-    fused = c.head_dim % _FUSED_HEAD == 0 and size // 2 % _FUSED_PAIRS == 0
+    fused = by_kernel and c.head_dim % _FUSED_HEAD == 0 and size // 2 % _FUSED_PAIRS == 0
     return Rotary(rope, cos, sin, None if fused else positions())
 
 

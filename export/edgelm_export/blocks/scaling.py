@@ -22,5 +22,10 @@ def soft_capped(g: GraphBuilder, x: ir.Value, cap: float | None) -> ir.Value:
     return g.op("Mul", g.op("Tanh", g.op("Div", x, limit)), limit)
 
 
+def clipped(g: GraphBuilder, x: ir.Value, limit: float | None) -> ir.Value:
+    """x within -limit and limit."""
+    return x if limit is None else g.op("Clip", x, _number(g, -limit), _number(g, limit))
+
+
 def _number(g: GraphBuilder, number: float) -> ir.Value:
     return as_activation(g, g.constant(np.array(number, np.float32)))
