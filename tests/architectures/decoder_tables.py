@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tests.architectures import lineage_tables
 from tests.architectures.encoder_tables import Column
 
 # By model type: columns of partial configs, one of each column making a configuration.
-TABLES: Mapping[str, Mapping[str, Column]] = {}
+TABLES: Mapping[str, Mapping[str, Column]] = {**lineage_tables.TABLES}

@@ -96,13 +96,20 @@ def rope_keys(kind: str, theta: float, spelling: str) -> Config:
 
 
 def older_spelling(config: Config) -> Config:
-    """The same config for transformers 4, which does not know `rope_parameters`."""
+    """The same config for transformers 4, which does not know `rope_parameters` and has some of their keys outside."""
     parameters = dict(config.get("rope_parameters") or {})
     if not parameters:
         return config
     rest = {key: value for key, value in config.items() if key != "rope_parameters"}
-    theta = parameters.pop("rope_theta")
-    return {**rest, "rope_theta": theta, "rope_scaling": None if parameters["rope_type"] == "default" else parameters}
+    if "full_attention" in parameters:
+        local = parameters["sliding_attention"]["rope_theta"]
+        return older_spelling({**rest, "rope_parameters": parameters["full_attention"], "rope_local_base_freq": local})
+    outside = {"rope_theta", "partial_rotary_factor"}
+    if parameters["rope_type"] == "longrope":
+        outside |= {"original_max_position_embeddings"}
+        parameters["type"] = parameters.pop("rope_type")
+    rest |= {key: parameters.pop(key) for key in outside & set(parameters)}
+    return {**rest, "rope_scaling": None if parameters.get("rope_type") == "default" else parameters}
 
 
 def base_config(model_type: str, **values: Any) -> Config:

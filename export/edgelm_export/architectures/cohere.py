@@ -18,6 +18,7 @@ from edgelm_export.read_cohere_config import read_cohere2_config, read_cohere_co
 
 # What transformers assumes where a config is silent. Of rope_theta its releases do not assume the same.
 FACTS = {
+    "hidden_act": "silu",
     "interleaved_rotary": True,
     "layer_norm_eps": 1e-5,
     "logit_scale": 0.0625,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from edgelm_export.architectures.llama_kin import DECODER, PLAIN
+from edgelm_export.architectures.llama_kin import DECODER
 from edgelm_export.architectures.llama_names import gguf_names, hf_names, joined_gate, transformed_norms
 from edgelm_export.architectures.phi3 import GLM_FACTS
 from edgelm_export.blocks.attention import self_attention
@@ -31,10 +31,14 @@ GLM4_SIDES = {
 }
 
 # What transformers assumes where a config is silent.
-GEMMA_FACTS = PLAIN | {"hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True, "rms_norm_eps": 1e-6}
-GEMMA2_FACTS = {
-    **{key: value for key, value in GEMMA_FACTS.items() if key != "use_sliding_window"},
+GEMMA_FACTS = {
+    "rope_theta": 10000.0,
+    "hidden_act": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+    "rms_norm_eps": 1e-6,
     "head_dim": 256,
+}
+GEMMA2_FACTS = GEMMA_FACTS | {
     "query_pre_attn_scalar": 256,
     "sliding_window": 4096,
 }
@@ -80,7 +84,7 @@ def _norm(g: GraphBuilder, x: Value, name: str, c: DecoderConfig) -> Value:
 GEMMA = replace(
     DECODER,
     family="gemma",
-    model_types={"gemma": GEMMA_FACTS | {"head_dim": 256}},
+    model_types={"gemma": GEMMA_FACTS | {"use_sliding_window": False}},
     names={"hf": gemma_hf_names, "gguf": gguf_names},
     read_config=read_gemma_config,
 )

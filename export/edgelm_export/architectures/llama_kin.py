@@ -19,14 +19,13 @@ from edgelm_export.read_llama_kin_config import (
 )
 
 # What transformers assumes where a config is silent.
-PLAIN = {"rope_theta": 10000.0, "use_sliding_window": False}
+WINDOWED = {"rope_theta": 10000.0, "hidden_act": "silu"}
+PLAIN = WINDOWED | {"use_sliding_window": False}
 
 # Nobody trained these to embed texts, so they are decoders only.
 DECODER = replace(LLAMA, encoder=None, heads={}, head_names=lambda c: {})
 
-MINISTRAL = replace(
-    DECODER, family="ministral", model_types={"ministral": {"rope_theta": 10000.0, "sliding_window": 4096}}
-)
+MINISTRAL = replace(DECODER, family="ministral", model_types={"ministral": WINDOWED | {"sliding_window": 4096}})
 
 GRANITE = replace(DECODER, family="granite", model_types={"granite": PLAIN}, read_config=read_granite_config)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from edgelm_export.architectures.llama import layers
-from edgelm_export.architectures.llama_kin import DECODER
+from edgelm_export.architectures.llama_kin import DECODER, WINDOWED
 from edgelm_export.blocks.attention import self_attention
 from edgelm_export.blocks.cache import cache_inputs
 from edgelm_export.blocks.growing_queries import growing_queries
@@ -26,7 +26,7 @@ def decoder(g: GraphBuilder, c: Ministral3Config) -> None:
 MINISTRAL3 = replace(
     DECODER,
     family="ministral3",
-    model_types={"ministral3": {"rope_theta": 1000000.0, "head_dim": 128}},
+    model_types={"ministral3": WINDOWED | {"rope_theta": 1000000.0, "head_dim": 128}},
     read_config=read_ministral3_config,
     decoder=decoder,
 )

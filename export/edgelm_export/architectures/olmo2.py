@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from edgelm_export.architectures.llama import QWEN2
-from edgelm_export.architectures.llama_kin import DECODER, PLAIN
+from edgelm_export.architectures.llama_kin import DECODER, PLAIN, WINDOWED
 from edgelm_export.architectures.llama_names import hf_names
 from edgelm_export.blocks.attention import HeadNorms, self_attention
 from edgelm_export.blocks.cache import cache_inputs
@@ -44,7 +44,7 @@ OLMO2 = replace(
     family="olmo2",
     model_types={
         "olmo2": PLAIN,
-        "olmo3": {"rope_theta": 500000.0, "sliding_window": 4096, "sliding_window_pattern": 4},
+        "olmo3": WINDOWED | {"rope_theta": 500000.0, "sliding_window": 4096, "sliding_window_pattern": 4},
     },
     names={"hf": post_norm_names, "gguf": QWEN2.names["gguf"]},
     read_config=read_olmo2_config,
@@ -54,7 +54,7 @@ OLMO2 = replace(
 EXAONE4 = replace(
     OLMO2,
     family="exaone4",
-    model_types={"exaone4": {"rope_theta": 10000.0, "sliding_window": 4096, "sliding_window_pattern": 4}},
+    model_types={"exaone4": WINDOWED | {"sliding_window": 4096, "sliding_window_pattern": 4}},
     read_config=read_exaone4_config,
     decoder=partial(decoder, norms=head_norms),
 )

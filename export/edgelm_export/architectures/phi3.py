@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgelm_export.architectures.llama_kin import DECODER, PLAIN
+from edgelm_export.architectures.llama_kin import DECODER, PLAIN, WINDOWED
 from edgelm_export.architectures.llama_names import gguf_names, hf_names, joined_gate, joined_qkv
 from edgelm_export.config import DecoderConfig
 from edgelm_export.names import NameMap
@@ -43,7 +43,7 @@ def glm_gguf_names(c: DecoderConfig) -> NameMap:
 PHI3 = replace(
     DECODER,
     family="phi3",
-    model_types={"phi3": {"rope_theta": 10000.0, "original_max_position_embeddings": 4096}},
+    model_types={"phi3": WINDOWED | {"original_max_position_embeddings": 4096}},
     names={"hf": phi3_hf_names, "gguf": phi3_gguf_names},
     read_config=read_phi3_config,
 )
