@@ -45,7 +45,8 @@ _ARCHITECTURES = {
     "gemma3": GgufArchitecture("gemma3_text", facts=_GELU, wide_heads=62),
     "granite": GgufArchitecture("granite", keys=_MULTIPLIERS),
     "hunyuan-dense": GgufArchitecture("hunyuan_v1_dense"),
-    "mistral3": GgufArchitecture("ministral3"),
+    "mistral3": GgufArchitecture("ministral3", keys={"llama_4_scaling_beta": "attention.temperature_scale"}),
+    "olmo2": GgufArchitecture("olmo2", facts={"use_sliding_window": True}),  # OLMo 3's too
 }
 
 

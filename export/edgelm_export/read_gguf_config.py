@@ -56,6 +56,7 @@ def gguf_as_config(checkpoint: Checkpoint) -> dict[str, Any]:
     raw["vocab_size"] = metadata("vocab_size") if table is None else table.shape[0]
     raw["tie_word_embeddings"] = "output.weight" not in tensors
     raw["qkv_bias"] = any(f"blk.0.{part}.bias" in tensors for part in ("attn_q", "attn_qkv"))
+    raw["attention_bias"] = False  # each bias speaks for itself
     raw["attention_output_bias"] = "blk.0.attn_output.bias" in tensors
     raw["mlp_bias"] = any(f"blk.0.{part}.bias" in tensors for part in ("ffn_gate", "ffn_up"))
     raw["qk_norm"] = "blk.0.attn_q_norm.weight" in tensors or None
