@@ -6,7 +6,7 @@ from typing import Any
 
 from edgelm_export.config import DecoderConfig
 from edgelm_export.config_reader import ConfigReader
-from edgelm_export.read_decoder_config import decoder_values
+from edgelm_export.read_decoder_config import decoder_values, has_windows, local_layers
 
 
 def read_cohere_config(reader: ConfigReader) -> DecoderConfig:
@@ -17,8 +17,10 @@ def read_cohere_config(reader: ConfigReader) -> DecoderConfig:
 def read_cohere2_config(reader: ConfigReader) -> DecoderConfig:
     """Command R7B: layers with a window have positions, global ones have none."""
     values = _values(reader)
-    ropes = zip(values["ropes"], values["sliding_windows"], strict=True)
-    return DecoderConfig(**{**values, "ropes": tuple(None if window is None else rope for rope, window in ropes)})
+    local = local_layers(reader, values["num_hidden_layers"])
+    ropes = zip(values["ropes"], local, strict=True)
+    turned = tuple(rope if is_local and has_windows(reader) else None for rope, is_local in ropes)
+    return DecoderConfig(**{**values, "ropes": turned})
 
 
 def _values(reader: ConfigReader) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def _check_attention(reader: ConfigReader, values: Mapping[str, Any]) -> None:
 
 
 def local_layers(reader: ConfigReader, layers: int) -> tuple[bool, ...]:
-    """Which layers are meant to see but a window: as `layer_types` says, where given.
+    """Which layers are meant to see but a window, however long it is: as `layer_types` says, where given.
 
     Else a `sliding_window_pattern` of 4, or "LLLG", means three local layers before each global one, and without it all layers
     from `max_window_layers` on are local.
@@ -112,14 +112,18 @@ def local_layers(reader: ConfigReader, layers: int) -> tuple[bool, ...]:
     return tuple((i + 1) % every != 0 for i in range(layers))
 
 
+def has_windows(reader: ConfigReader) -> bool:
+    """Whether there is a window, and nothing forbids it."""
+    return reader.get("sliding_window") is not None and reader.flag("use_sliding_window", True)
+
+
 def _read_windows(reader: ConfigReader, layers: int, context: int) -> tuple[int | None, ...]:
     """One window a layer, where `use_sliding_window` does not forbid it.
 
     A window as long as the context hides nothing, and a full cache takes memory only as it is used.
     """
     local = local_layers(reader, layers)
-    window, enabled = reader.get("sliding_window"), reader.flag("use_sliding_window", True)
-    if window is None or not enabled:
+    if not has_windows(reader):
         return (None,) * layers
     length = reader.size("sliding_window")
     size = length if length < context else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgelm_export.config import DecoderConfig
 from edgelm_export.config_reader import ConfigReader
-from edgelm_export.read_decoder_config import decoder_values, local_layers
+from edgelm_export.read_decoder_config import decoder_values, has_windows, local_layers
 from edgelm_export.read_rope import read_ropes_by_kind
 
 
@@ -12,14 +12,15 @@ def read_olmo2_config(reader: ConfigReader) -> DecoderConfig:
     """OLMo 2 and 3: what a scaling stretches are the positions of global layers."""
     values = decoder_values(reader)
     everywhere, nearby = read_ropes_by_kind(reader, reader.size("max_position_embeddings"), values["head_dim"])
-    windows = values["sliding_windows"]
-    return DecoderConfig(**{**values, "ropes": tuple(everywhere if window is None else nearby for window in windows)})
+    local = local_layers(reader, values["num_hidden_layers"])
+    ropes = tuple(nearby if is_local and has_windows(reader) else everywhere for is_local in local)
+    return DecoderConfig(**{**values, "ropes": ropes})
 
 
 def read_exaone4_config(reader: ConfigReader) -> DecoderConfig:
     """EXAONE 4: where there are local layers, only they have positions."""
     values = decoder_values(reader)
-    if reader.get("sliding_window") is None:
+    if not has_windows(reader):
         return DecoderConfig(**values)
     local = local_layers(reader, values["num_hidden_layers"])
     ropes = zip(values["ropes"], local, strict=True)
