@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgelm import signature
 from edgelm.cache import StaticKVCache
+from edgelm.long_context import LongContext
 from edgelm.search import Rows
 from edgelm.session import Binding, Program, buffer
 from edgelm.signature import CacheGeometry
@@ -67,6 +68,8 @@ class Decoder:
         self._step: _Call | None = None
         self.vocab_size = vocab_size
         self.cache = StaticKVCache(geometry, batch, limit)
+        short = geometry.short_context
+        self._long = None if short is None else LongContext(short, batch)
 
     @property
     def batch(self) -> int:
@@ -88,6 +91,7 @@ class Decoder:
 
     def prefill(self, row: int, ids: Sequence[int]) -> Logits:
         """Feeds a row's prompt (or more of it) and returns the logits [vocab_size] after its last token."""
+        self._grow(row, ids)
         logits = buffer((0,), "float32")
         chunks = range(0, len(ids), PREFILL_CHUNK)
         for start in chunks:
@@ -97,17 +101,20 @@ class Decoder:
 
     def all_logits(self, row: int, ids: Sequence[int], chunk: int = PREFILL_CHUNK) -> Iterator[Logits]:
         """Feeds a row and yields the logits of every position, [tokens, vocab_size] a chunk."""
+        self._grow(row, ids)
         for start in range(0, len(ids), chunk):
             yield self._feed(row, ids[start : start + chunk], last_only=False, wanted=True)
 
     def step(self, ids: Sequence[int]) -> Logits:
         """Feeds one token a row; returns logits [batch, vocab_size] in a buffer that the next step overwrites."""
+        for row, token in enumerate(ids):
+            self._grow(row, [token])
         lengths = self.cache.lengths
         moved = self.cache.reserve(max(lengths) + 1)
         if self._step is None or moved:
             self._step = self._call((0, self.batch), (1, 1))
         self._step.input_ids[:, 0] = ids
-        self._step.run(lengths, 1)
+        self._step.run(lengths, 1, self._flags(0, self.batch))
         for row in range(len(lengths)):
             self.cache.advance(row, 1)
         return self._step.logits[:, 0]
@@ -118,9 +125,22 @@ class Decoder:
         if len(parents) == before and all(row == parent for row, parent in enumerate(parents)):
             return
         self.cache.reorder(parents)
+        if self._long is not None:
+            self._long.reorder(parents)
         moved = self._memory is not None and self._memory.reorder(parents)
         if moved or len(parents) != before:
             self._step = None
+
+    def _grow(self, row: int, ids: Sequence[int]) -> None:
+        """Called before a row is fed `ids`; what it has been fed may have to be fed again."""
+        again = [] if self._long is None else self._long.grow(row, ids)
+        if again:
+            self.cache.truncate(row, 0)
+            for start in range(0, len(again), PREFILL_CHUNK):
+                self._feed(row, again[start : start + PREFILL_CHUNK], last_only=True, wanted=False)
+
+    def _flags(self, start: int, stop: int) -> NDArray[np.int64] | None:
+        return None if self._long is None else self._long.flags(start, stop)
 
     def _feed(self, row: int, ids: Sequence[int], *, last_only: bool, wanted: bool) -> Logits:
         count = len(ids)
@@ -130,7 +150,7 @@ class Decoder:
         call = self._call((row, row + 1), (count, asked))
         call.input_ids[0] = ids
         call.logits_index[0] = np.arange(count - asked, count)
-        call.run(self.cache.lengths[row : row + 1], count)
+        call.run(self.cache.lengths[row : row + 1], count, self._flags(row, row + 1))
         self.cache.advance(row, count)
         return call.logits[0]
 
@@ -138,7 +158,8 @@ class Decoder:
         past, present = self.cache.rows(*rows)
         if self._memory is not None:
             past = {**past, **self._memory.inputs(*rows)}
-        return _Call(self._program.binding(), past, present, (rows[1] - rows[0], *shape, self.vocab_size))
+        shape_of_call = (rows[1] - rows[0], *shape, self.vocab_size)
+        return _Call(self._program.binding(), past, present, shape_of_call, long=self._long is not None)
 
 
 class _Call:
@@ -150,25 +171,30 @@ class _Call:
         inputs: Mapping[str, NDArray[Any]],
         outputs: Mapping[str, NDArray[Any]],
         shape: tuple[int, int, int, int],
+        *,
+        long: bool,
     ) -> None:
-        """Takes the shape as rows, tokens a row, positions whose logits are wanted, vocabulary."""
+        """Takes the shape as rows, tokens a row, positions whose logits are wanted, vocabulary; and whether rows may be long."""
         batch, sequence, asked, vocab_size = shape
         self.input_ids = buffer((batch, sequence), "int64")
         self.logits_index = buffer((batch, asked), "int64")
         self.logits = buffer((batch, asked, vocab_size), "float32")
         self._seqlens_k = buffer((batch,), "int32")
         self._total = buffer((), "int32")
+        self._long = buffer((batch,), "int64")
         self._binding = binding
         own = {
             signature.INPUT_IDS: self.input_ids,
             signature.SEQLENS_K: self._seqlens_k,
             signature.TOTAL_SEQUENCE_LENGTH: self._total,
             signature.LOGITS_INDEX: self.logits_index,
-        }
+        } | ({signature.LONG_CONTEXT: self._long} if long else {})
         binding.bind({**own, **inputs}, {signature.LOGITS: self.logits, **outputs})
 
-    def run(self, lengths: Sequence[int], count: int) -> None:
-        """Runs with `count` new tokens a row after `lengths` valid ones."""
+    def run(self, lengths: Sequence[int], count: int, long: NDArray[np.int64] | None) -> None:
+        """Runs with `count` new tokens a row after `lengths` valid ones; `long` says which rows are."""
+        if long is not None:
+            self._long[:] = long
         self._seqlens_k[:] = [length + count - 1 for length in lengths]
         self._total[...] = max(lengths) + count
         self._binding.run()

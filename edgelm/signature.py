@@ -10,6 +10,9 @@ from typing import Any
 INPUT_IDS = "input_ids"  # int64 [batch, sequence]
 SEQLENS_K = "seqlens_k"  # int32 [batch]: valid tokens including the new ones, minus 1
 TOTAL_SEQUENCE_LENGTH = "total_sequence_length"  # int32 []: the longest row, new tokens included
+LONG_CONTEXT = (
+    "long_context"  # int64 [batch]: 1 for rows of more than CacheGeometry.short_context tokens, in the end of the call
+)
 LOGITS_INDEX = "logits_index"  # int64 [batch, n]: positions of this call whose logits are wanted
 POSITION_IDS = "position_ids"  # int64 [batch, sequence]: of programs with a growing cache that want them
 LOGITS = "logits"  # float32 [batch, n, vocab_size] of a language model; other heads: row_port, token_logits_port
@@ -86,10 +89,16 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class CacheGeometry:
-    """The KV cache, layer by layer; `dtype` as NumPy spells it."""
+    """The KV cache, layer by layer; `dtype` as NumPy spells it.
+
+    Attributes:
+        short_context: keys of sequences of more tokens than this are others from the first one on (LongRoPE), so a cache that
+            outgrows it has to be filled anew; None where there is no such length.
+    """
 
     layers: tuple[LayerCache, ...]
     dtype: str = "float32"
+    short_context: int | None = None
 
     @property
     def bytes_per_token(self) -> int:
@@ -116,7 +125,8 @@ class CacheGeometry:
         layers = [
             {"count": count} | {key: value for key, value in vars(layer).items() if value} for layer, count in groups
         ]
-        return {"dtype": self.dtype, "layers": layers}
+        short = {} if self.short_context is None else {"short_context": self.short_context}
+        return {"dtype": self.dtype, "layers": layers, **short}
 
     @classmethod
     def from_manifest(cls, values: Mapping[str, Any]) -> CacheGeometry:
@@ -138,7 +148,10 @@ class CacheGeometry:
             layers += [layer] * count
         if not layers:
             raise ValueError("it has no layers")
-        return cls(tuple(layers), values["dtype"])
+        short = values.get("short_context")
+        if short is not None and not (type(short) is int and short > 0):
+            raise ValueError(f"short_context must be a whole number from 1, not {short!r}")
+        return cls(tuple(layers), values["dtype"], short)
 
 
 def decoder_inputs(cache: CacheGeometry) -> list[Port]:
@@ -149,6 +162,7 @@ def decoder_inputs(cache: CacheGeometry) -> list[Port]:
         Port(TOTAL_SEQUENCE_LENGTH, "int32", ()),
         Port(LOGITS_INDEX, "int64", ("batch", "n")),
     ]
+    ports += [] if cache.short_context is None else [Port(LONG_CONTEXT, "int64", ("batch",))]
     buffers = [(i, kind) for i, layer in enumerate(cache.layers) for kind in layer.buffers]
     return ports + [cache_port(past(i, kind), cache, i) for i, kind in buffers]
 

@@ -36,6 +36,11 @@ class RopeConfig:
     short_factor: tuple[float, ...] = ()
     long_factor: tuple[float, ...] = ()
 
+    def short_context(self, context_length: int) -> int | None:
+        """The length beyond which other frequencies apply, where a context of that length may get there."""
+        length = self.original_max_position_embeddings
+        return length if self.rope_type == "longrope" and length < context_length else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -90,7 +95,13 @@ class DecoderConfig(ModelConfig):
     def cache_geometry(self, dtype: str) -> CacheGeometry:
         """The KV cache of a program whose activations have `dtype`."""
         layers = (LayerCache(self.num_key_value_heads, self.head_dim, window) for window in self.sliding_windows)
-        return CacheGeometry(tuple(layers), dtype)
+        return CacheGeometry(tuple(layers), dtype, self.short_context)
+
+    @property
+    def short_context(self) -> int | None:
+        """The length beyond which positions are others from the first token on, where a context may get so long."""
+        lengths = (rope.short_context(self.context_length) for rope in self.ropes if rope is not None)
+        return next((length for length in lengths if length is not None), None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -178,7 +178,7 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
     "ministral": _table(
         "MinistralForCausalLM",
         _WIDE,
-        windows=(*_WINDOWS, {"sliding_window": None}, {"sliding_window": 10, "layer_types": [_SLIDING, _FULL]}),
+        windows=(*_WINDOWS, {"sliding_window": 10, "layer_types": [_SLIDING, _FULL]}),
         layers=({"num_hidden_layers": 2},),
     ),
     "granite": _table("GraniteForCausalLM", _SQUARE, multipliers=_MULTIPLIERS, biases=_BIASES),
@@ -207,6 +207,12 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         epsilon=(),
         clip=({}, *each("clip_qkv", 0.8, 1.5, None)),
         biases=_ATTENTION_BIAS,
+        # transformers 4 takes no other scalings, and them in their first spelling.
+        rope=(
+            *_PLAIN_ROPE,
+            _old(10000.0, {"type": "linear", "factor": 2.5}),
+            _old(500.0, {"type": "dynamic", "factor": 2.0}),
+        ),
     ),
     "helium": _table(
         "HeliumForCausalLM",

@@ -56,6 +56,8 @@ def prefill_feeds(cache: CacheGeometry, prompts: Sequence[Sequence[int]]) -> dic
         signature.TOTAL_SEQUENCE_LENGTH: np.array(longest, np.int32),
         signature.LOGITS_INDEX: np.tile(np.arange(longest), (batch, 1)),
     }
+    if cache.short_context is not None:
+        feeds[signature.LONG_CONTEXT] = np.array([len(prompt) > cache.short_context for prompt in prompts], np.int64)
     return feeds | empty_cache(cache, batch, longest)
 
 

@@ -35,11 +35,17 @@ def cache_inputs(g: GraphBuilder, c: DecoderConfig, *, turned_by_kernel: bool = 
         g,
         c,
         c.ropes,
-        total,
+        lambda _: _long_rows(g),
         lambda: step_positions(g, step, g.input(signature.INPUT_IDS)),
         by_kernel=turned_by_kernel,
     )
     return Step(cache, seqlens_k, total, turned)
+
+
+def _long_rows(g: GraphBuilder) -> ir.Value:
+    """Which rows are longer than the cache's short context, bool [batch, 1]; the runtime knows before a long prompt is all there."""
+    rows = g.op("Cast", g.input(signature.LONG_CONTEXT), to=ir.DataType.BOOL)
+    return g.op("Unsqueeze", rows, g.constant(np.array([1], np.int64)))
 
 
 def past_lengths(g: GraphBuilder, step: Step, ids: ir.Value) -> ir.Value:

@@ -52,14 +52,19 @@ def whole_text(g: GraphBuilder, c: ModelConfig, ropes: tuple[RopeConfig | None, 
     lengths = g.op("ReduceSum", mask, g.constant(np.array([1], np.int64)), keepdims=0)
     seqlens_k = g.op("Cast", g.op("Sub", lengths, g.constant(np.array(1, np.int64))), to=ir.DataType.INT32)
     total = g.op("Cast", g.op("Squeeze", g.op("Shape", mask, start=1, end=2)), to=ir.DataType.INT32)
-    return WholeText(mask, seqlens_k, total, rotaries(g, c, ropes, total, lambda: g.constant(np.array([0], np.int64))))
+
+    def beyond(length: int) -> ir.Value:
+        return g.op("Greater", total, g.constant(np.array(length, np.int32)))
+
+    turned = rotaries(g, c, ropes, beyond, lambda: g.constant(np.array([0], np.int64)))
+    return WholeText(mask, seqlens_k, total, turned)
 
 
 def rotaries(
     g: GraphBuilder,
     c: ModelConfig,
     ropes: tuple[RopeConfig | None, ...],
-    total: ir.Value,
+    beyond: Callable[[int], ir.Value],
     positions: Callable[[], ir.Value],
     *,
     by_kernel: bool = True,
@@ -68,14 +73,14 @@ def rotaries(
 
     Args:
         ropes: each layer's kind.
-        total: int32 [], tokens of the longest row, those of this call included.
+        beyond: gives whether texts are longer than so many tokens, bool [] or [batch, 1], if a layer wants to be told.
         positions: gives those of this call's tokens, if a layer wants to be told.
         by_kernel: the attention kernel may turn queries and keys, where it can.
     """
     made: dict[RopeConfig, Rotary] = {}
     for rope in dict.fromkeys(rope for rope in ropes if rope is not None):
         with g.at("rotary", len(made)) if made else g.at():
-            made[rope] = _rotary(g, c, rope, total, positions, by_kernel)
+            made[rope] = _rotary(g, c, rope, beyond, positions, by_kernel)
     return tuple(None if rope is None else made[rope] for rope in ropes)
 
 
@@ -115,15 +120,14 @@ def _rotary(
     g: GraphBuilder,
     c: ModelConfig,
     rope: RopeConfig,
-    total: ir.Value,
+    beyond: Callable[[int], ir.Value],
     positions: Callable[[], ir.Value],
     by_kernel: bool,
 ) -> Rotary:
     cos, sin = rotary_tables(g, rope, c.head_dim, c.context_length)
-    short = rope.original_max_position_embeddings
-    if rope.rope_type == "longrope" and short < c.context_length:
-        is_long = g.op("Greater", total, g.constant(np.array(short, np.int32)))
-        first = g.op("Where", is_long, *(g.constant(np.array(row, np.int64)) for row in (short, 0)))
+    short = rope.short_context(c.context_length)
+    if short is not None:
+        first = g.op("Where", beyond(short), *(g.constant(np.array(row, np.int64)) for row in (short, 0)))
         return Rotary(rope, cos, sin, g.op("Add", positions(), first))
     size = rope.rotary_dim or c.head_dim
     fused = by_kernel and c.head_dim % _FUSED_HEAD == 0 and size // 2 % _FUSED_PAIRS == 0
