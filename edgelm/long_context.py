@@ -23,13 +23,14 @@ class LongContext:
 
     def grow(self, row: int, ids: Sequence[int]) -> list[int]:
         """Notes that a row grows by `ids`; gives those before them if they have to be fed again."""
-        before = self._ids[row]
-        self._ids[row] = [*before, *ids]
-        return before if len(before) <= self._limit < len(self._ids[row]) else []
+        known = self._ids[row]
+        before = len(known)
+        known.extend(ids)
+        return known[:before] if before <= self._limit < len(known) else []
 
     def reorder(self, parents: Sequence[int]) -> None:
         """Row i goes on from where row parents[i] is."""
-        self._ids = [self._ids[parent] for parent in parents]
+        self._ids = [list(self._ids[parent]) for parent in parents]
 
     def flags(self, start: int, stop: int) -> NDArray[np.int64]:
         """1 for each of these rows that is long, int64 [rows]."""
