@@ -64,6 +64,11 @@ class ModelConfig:
     notes: tuple[str, ...] = field(default=(), compare=False)  # what the user should hear about the source's config
 
     @property
+    def attention_sizes(self) -> dict[str, int]:
+        """Widths of the projections that attention reads, in their usual order."""
+        return {"q_proj": self.query_size, "k_proj": self.key_value_size, "v_proj": self.key_value_size}
+
+    @property
     def query_size(self) -> int:
         """Width of all query heads together."""
         return self.num_attention_heads * self.head_dim
@@ -110,6 +115,37 @@ class Ministral3Config(DecoderConfig):
 
     llama_4_scaling_beta: float  # how much
     original_max_position_embeddings: int  # after so many positions, and as many more again
+
+
+@dataclass(frozen=True)
+class Alibi:
+    """A bias on attention scores that falls with the distance, in each head by another slope (Press et al. 2021, arXiv:2108.12409).
+
+    Attributes:
+        bias_max: the flattest slope is 2^-bias_max.
+        scale: of the bias.
+        rounded: slopes, positions and their products have the precision of bfloat16.
+    """
+
+    bias_max: float = 8.0
+    scale: float = 1.0
+    rounded: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GptConfig(DecoderConfig):
+    """A decoder of the GPT lineage: LayerNorms; positions that are learned, rotary, or a bias on the scores."""
+
+    layer: str  # where norms and sums stand, a name of blocks/residual.py
+    norm_parts: tuple[str, ...]  # what norms hold, of "weight" and "bias"
+    norm_offset: float  # added to the weights of norms
+    embedding_norm: bool
+    final_norm: bool
+    embedding_size: int  # width of token table and head; projections follow where it is not hidden_size
+    max_position_embeddings: int  # positions of the learned table; 0 where there is none
+    position_offset: int  # rows of the table before position 0
+    alibi: Alibi | None
+    lm_head_bias: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,7 @@ class ConfigReader:
         self._read: set[str] = set()
         self._problems: list[str] = []
         self._unread_within: list[str] = []
+        self._spelt: dict[str, str] = {}  # the usual name of a key -> how this config spells it
 
     def __contains__(self, key: str) -> bool:
         """Whether the key is there, if only as null; asking does not count as reading it."""
@@ -56,8 +57,14 @@ class ConfigReader:
         return self._raw.get(key)
 
     def rename(self, names: Mapping[str, str]) -> None:
-        """Gives a family's own spellings of keys their usual names."""
+        """Gives a family's own spellings of keys their usual names; of two spellings of one key, the later in the config holds."""
+        self._spelt |= {names[key]: key for key in self._raw if key in names}
         self._raw = {names.get(key, key): value for key, value in self._raw.items()}
+
+    def assume(self, key: str, value: Any) -> None:
+        """What a key that is missing or null stands for, where that follows from other keys."""
+        if self._raw.get(key) is None:
+            self._raw = {**self._raw, key: value}
 
     def problem(self, text: str) -> None:
         """Notes something that stands in the way."""
@@ -75,9 +82,7 @@ class ConfigReader:
         value = self.get(key)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-            self.problem(
-                f"{key} is missing" if value is None else f"{key} is {value!r}, expected a whole number from {least}"
-            )
+            self._unexpected(key, value, f"a whole number from {least}")
             return max(least, 1)
         return value
 
@@ -86,7 +91,7 @@ class ConfigReader:
         value = self.get(key) if source is None else source.get(key)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-            self.problem(f"{key} is missing" if value is None else f"{key} is {value!r}, expected a positive number")
+            self._unexpected(key, value, "a positive number")
             return 1.0
         return float(value)
 
@@ -99,7 +104,7 @@ class ConfigReader:
         value = self.get(key)
         value = default if value is None else value
         if not isinstance(value, bool):
-            self.problem(f"{key} is {value!r}, expected true or false")
+            self._unexpected(key, value, "true or false")
             return False
         return value
 
@@ -108,7 +113,7 @@ class ConfigReader:
         value = self.get(key)
         value = default if value is None else value
         if not isinstance(value, str) or value not in known:
-            self.problem(f"{key} {value!r} is not supported (known: {', '.join(sorted(known))})")
+            self.problem(f"{self._name(key)} {value!r} is not supported (known: {', '.join(sorted(known))})")
             return next(iter(known))
         return value
 
@@ -116,7 +121,7 @@ class ConfigReader:
         """Reads a key that must be absent, null, or one of `allowed`."""
         value = self.get(key)
         if value is not None and value not in allowed:
-            self.problem(f"{key} {value!r} is not supported (only {', '.join(map(repr, allowed))})")
+            self.problem(f"{self._name(key)} {value!r} is not supported (only {', '.join(map(repr, allowed))})")
 
     def head_dim(self, hidden_size: int, heads: int) -> int:
         """As stated, or an equal share of the hidden size."""
@@ -151,5 +156,13 @@ class ConfigReader:
 
     def unread(self) -> list[str]:
         """Keys that nothing asked for and that might matter."""
-        unread = sorted(key for key in self._raw if key not in self._read and key not in _IRRELEVANT)
+        unread = sorted(self._name(key) for key in self._raw if key not in self._read and key not in _IRRELEVANT)
         return unread + self._unread_within
+
+    def _name(self, key: str) -> str:
+        """A key as the config spells it."""
+        return self._spelt.get(key, key)
+
+    def _unexpected(self, key: str, value: Any, expected: str) -> None:
+        name = self._name(key)
+        self.problem(f"{name} is missing" if value is None else f"{name} is {value!r}, expected {expected}")

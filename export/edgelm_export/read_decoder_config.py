@@ -29,8 +29,8 @@ def read_eurobert_config(reader: ConfigReader) -> EuroBertConfig:
     return EuroBertConfig(**decoder_values(reader), classifier_pooling=pooling)
 
 
-def decoder_values(reader: ConfigReader) -> dict[str, Any]:
-    """The fields of a DecoderConfig, for readers of configs that have more."""
+def decoder_values(reader: ConfigReader, *, rotary: bool = True) -> dict[str, Any]:
+    """The fields of a DecoderConfig, for readers of configs that have more or whose positions are not `rotary`."""
     hidden_size, heads = reader.size("hidden_size"), reader.size("num_attention_heads")
     layers = reader.size("num_hidden_layers")
     limit = reader.size("max_position_embeddings")
@@ -52,7 +52,7 @@ def decoder_values(reader: ConfigReader) -> dict[str, Any]:
         attention_output_bias=reader.flag("attention_output_bias", reader.flag("attention_bias")),
         mlp_bias=reader.flag("mlp_bias"),
         norm_eps=reader.number("rms_norm_eps"),
-        ropes=(read_rope(reader, limit, head_dim),) * layers,
+        ropes=(read_rope(reader, limit, head_dim) if rotary else None,) * layers,
         sliding_windows=_read_windows(reader, layers, reader.context(limit)),
         qk_norm=reader.flag("qk_norm"),
         clip_qkv=None,

@@ -27,10 +27,20 @@ def unpermute_rope(num_heads: int) -> Transform:
 
 def heads_apart(num_heads: int) -> Transform:
     """Rows that hold query, key and value of head after head (DeBERTa's `in_proj`) as all queries, all keys, all values."""
+    return groups_apart(num_heads, num_heads)
+
+
+def groups_apart(num_heads: int, num_key_value_heads: int) -> Transform:
+    """Rows that hold group after group (query heads, the key head they share, its value head) as all queries, all keys, all values.
+
+    Two key-value heads for four query heads:  q q k v | q q k v  ->  q q q q k k v v
+    """
 
     def apply(x: Array) -> Array:
-        by_head = x.reshape(num_heads, 3, -1, *x.shape[1:])
-        return np.ascontiguousarray(by_head.swapaxes(0, 1).reshape(x.shape))
+        group = num_heads // num_key_value_heads
+        heads = x.reshape(num_key_value_heads, group + 2, -1, *x.shape[1:])
+        parts = (heads[:, :group], heads[:, group], heads[:, group + 1])
+        return np.concatenate([part.reshape(-1, *x.shape[1:]) for part in parts])
 
     return apply
 

@@ -147,12 +147,11 @@ def _kept(g: GraphBuilder, present: Sequence[ir.Value], step: Step, i: int) -> N
 
 def _packed(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> ir.Value:
     """Query, key and value beside each other."""
-    sizes = {"q_proj": c.query_size, "k_proj": c.key_value_size, "v_proj": c.key_value_size}
-    return linear(g, x, sizes, c.hidden_size, bias=c.qkv_bias, group="qkv_proj")
+    return linear(g, x, c.attention_sizes, c.hidden_size, bias=c.qkv_bias, group="qkv_proj")
 
 
 def _queries(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> tuple[ir.Value, ...]:
-    return split(g, _packed(g, x, c), (c.query_size, c.key_value_size, c.key_value_size))
+    return split(g, _packed(g, x, c), tuple(c.attention_sizes.values()))
 
 
 def _turned_queries(
@@ -163,7 +162,7 @@ def _turned_queries(
     packed = clipped(g, _packed(g, x, c), c.clip_qkv)
     if norms is None and by_kernel:
         return (packed, None, None), rotary
-    q, k, v = split(g, packed, (c.query_size, c.key_value_size, c.key_value_size))
+    q, k, v = split(g, packed, tuple(c.attention_sizes.values()))
     if norms is not None:
         q, k = norms(g, q, k, c)
     return ((q, k, v), rotary) if by_kernel else (_turned(g, (q, k, v), c, _needed(rotary)), None)
