@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_local_layers_keep_their_window_of_a_long_context(tmp_path: Path) -> Non
     )
     source = write_checkpoint(tmp_path / "source", config, random_tensors(config, 0))
     model = export_and_load(source, tmp_path / "package")
-    decoder = model.decoder(1)
+    decoder: Any = model.decoder(1)
     ids = np.random.default_rng(0).integers(3, config["vocab_size"], LENGTH).tolist()
     decoder.prefill(0, ids[:-4])
     steps = np.stack([decoder.step([token])[0].copy() for token in ids[-4:]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 from typing import TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from edgelm_export.graph import GraphBuilder
 
 Needed = TypeVar("Needed")
 # What a model does to its queries and keys: (g, query, key, config) -> both.
-HeadNorms = Callable[[GraphBuilder, ir.Value, ir.Value, DecoderConfig], tuple[ir.Value, ir.Value]]
+HeadNorms = Callable[[GraphBuilder, ir.Value, ir.Value, Any], tuple[ir.Value, ir.Value]]
 
 
 def self_attention(
