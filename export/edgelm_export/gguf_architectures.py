@@ -33,20 +33,33 @@ _MULTIPLIERS = {
     "attention_multiplier": "attention.scale",
     "logits_scaling": "logit_scale",
 }
+_PARALLEL = {"use_parallel_residual": "use_parallel_residual"}
+# A file says how many key-value heads there are, and shows by its tensors how many norms.
+_FALCON = {"hidden_act": "gelu", "new_decoder_architecture": True, "num_ln_in_parallel_attn": 1}
 _GELU = {"hidden_act": "gelu_pytorch_tanh"}
 
 # Those that have another name in Hugging Face, or something to say.
 _ARCHITECTURES = {
     "arcee": GgufArchitecture("arcee", facts={"hidden_act": "relu2"}),
+    "bloom": GgufArchitecture("bloom", facts={"hidden_act": "gelu_new"}),
     "chatglm": GgufArchitecture("glm"),
     "command-r": GgufArchitecture("cohere"),
+    "falcon": GgufArchitecture("falcon", facts=_FALCON),
     "gemma": GgufArchitecture("gemma", facts=_GELU),
     "gemma2": GgufArchitecture("gemma2", facts={**_GELU, "sliding_window": 4096}, wide_heads=46),
     "gemma3": GgufArchitecture("gemma3_text", facts=_GELU, wide_heads=62),
+    "gpt2": GgufArchitecture("gpt2", facts={"hidden_act": "gelu_new"}),
+    "gptneox": GgufArchitecture("gpt_neox", keys=_PARALLEL, facts={"hidden_act": "gelu"}),
     "granite": GgufArchitecture("granite", keys=_MULTIPLIERS),
     "hunyuan-dense": GgufArchitecture("hunyuan_v1_dense"),
     "mistral3": GgufArchitecture("ministral3", keys={"llama_4_scaling_beta": "attention.temperature_scale"}),
+    "mpt": GgufArchitecture("mpt", keys={"alibi_bias_max": "attention.max_alibi_bias"}, facts={"hidden_act": "gelu"}),
+    "nemotron": GgufArchitecture("nemotron", facts={"hidden_act": "relu2", "norms_less_one": False}),
     "olmo2": GgufArchitecture("olmo2", facts={"use_sliding_window": True}),  # OLMo 3's too
+    "phi2": GgufArchitecture("phi", facts={"hidden_act": "gelu_new"}),
+    "stablelm": GgufArchitecture("stablelm", keys=_PARALLEL),
+    "starcoder": GgufArchitecture("gpt_bigcode", facts={**_GELU, "multi_query": True}),
+    "starcoder2": GgufArchitecture("starcoder2", facts=_GELU),
 }
 
 

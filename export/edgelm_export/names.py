@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from edgelm_export.transforms import Transform
 
 _INDEX = re.compile(r"\.(\d+)\.")
@@ -27,6 +29,7 @@ class Source:
     Attributes:
         transposed: the file has columns for our rows (GPT-2 keeps [in, out]); it is turned before anything else.
         also: other names the same tensor goes by; of tied tables a file keeps any one.
+        shape: of the file's tensor, where the transform changes it.
         leaf: the name is a module's, to which `.weight` or `.bias` is added; else it is the tensor's own.
     """
 
@@ -36,9 +39,12 @@ class Source:
     transposed: bool = False
     also: tuple[str, ...] = ()
     leaf: bool = True
+    shape: tuple[int, ...] = ()
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that a tensor of ours has in the file."""
+        if self.shape:
+            return self.shape
         whole = shape if self.rows is None else (self.rows.total, *shape[1:])
         return whole[::-1] if self.transposed else whole
 
@@ -67,6 +73,11 @@ def joined(
         result[name] = Source(source, transform, Rows(start, start + size, total), transposed)
         start += size
     return result
+
+
+def row_of(source: str, row: int, rows: int, size: int) -> Source:
+    """The vector that is one of the rows of a matrix [rows, size]."""
+    return Source(source, np.ravel, Rows(row * size, (row + 1) * size, rows * size), shape=(rows, size))
 
 
 def source_of(names: NameMap, canonical: str) -> Source:

@@ -61,6 +61,8 @@ def _mpt_attention(reader: ConfigReader) -> dict[str, Any]:
     if not isinstance(stated, Mapping):
         reader.problem(f"attn_config is {stated!r}, expected an object")
         stated = {}
+    # GGUF has these two outside.
+    stated = {**{key: reader.get(key) for key in ("clip_qkv", "alibi_bias_max")}, **stated}
     for key, only in _MPT_FIXED.items():
         if stated.get(key) not in (None, only):
             reader.problem(f"attn_config.{key} {stated[key]!r} is not supported (only {only!r})")

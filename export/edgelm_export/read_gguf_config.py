@@ -60,13 +60,15 @@ def gguf_as_config(checkpoint: Checkpoint) -> dict[str, Any]:
     raw["attention_output_bias"] = "blk.0.attn_output.bias" in tensors
     raw["mlp_bias"] = any(f"blk.0.{part}.bias" in tensors for part in ("ffn_gate", "ffn_up"))
     raw["qk_norm"] = "blk.0.attn_q_norm.weight" in tensors or None
+    if "blk.0.attn_norm_2.weight" in tensors:
+        raw["num_ln_in_parallel_attn"] = 2
     head_dim = raw.get("head_dim") or _share(raw)
     if architecture.wide_heads is not None:
         raw["query_pre_attn_scalar"] = (
             _share(raw) if raw.get("num_hidden_layers") == architecture.wide_heads else head_dim
         )
     rotary = metadata("rope.dimension_count")
-    if rotary is not None and head_dim and rotary != head_dim:
+    if rotary is not None and head_dim:
         raw["partial_rotary_factor"] = rotary / head_dim
     raw["rope_scaling"] = _scaling(checkpoint, metadata)
     return {**{key: value for key, value in raw.items() if value is not None}, **_windows(raw, metadata)}

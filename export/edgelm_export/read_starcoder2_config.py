@@ -26,6 +26,6 @@ def read_stablelm_config(reader: ConfigReader) -> GptConfig:
 
 
 def read_nemotron_config(reader: ConfigReader) -> GptConfig:
-    """The config of a Nemotron; problems are left with the reader. A fact says what `norm_offset` its files leave out of weights."""
-    offset = reader.number("norm_offset")
+    """The config of a Nemotron; problems are left with the reader. A fact says whether its files keep weights of `norms_less_one`."""
+    offset = 1.0 if reader.flag("norms_less_one") else 0.0
     return GptConfig(**{**gpt_values(reader, rotary=True), "norm_offset": offset})

@@ -10,18 +10,18 @@ import numpy as np
 from gguf import GGMLQuantizationType, TokenType
 from numpy.typing import NDArray
 
-from tests.architectures import gguf_families, gguf_lineage
+from tests.architectures import gguf_families, gguf_gpt, gguf_lineage
 from tests.architectures.random_checkpoints import SPECIAL_TOKENS, Tensors, tiny_vocabulary
 from tests.architectures.random_configs import Config, older_spelling
 
-FAMILIES = {**gguf_families.FAMILIES, **gguf_lineage.FAMILIES}
+FAMILIES = {**gguf_families.FAMILIES, **gguf_gpt.FAMILIES, **gguf_lineage.FAMILIES}
 
 # What the converter writes for every model type: the names one fact goes by in config.json, and the writer's method.
 _METADATA = (
-    (("max_position_embeddings", "n_positions", "n_ctx", "seq_length"), "add_context_length"),
-    (("hidden_size", "n_embd", "d_model"), "add_embedding_length"),
+    (("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len"), "add_context_length"),
+    (("hidden_size", "n_embd", "n_embed", "d_model"), "add_embedding_length"),
     (("intermediate_size", "n_inner"), "add_feed_forward_length"),
-    (("num_attention_heads", "n_head"), "add_head_count"),
+    (("num_attention_heads", "n_head", "n_heads"), "add_head_count"),
     (("num_key_value_heads",), "add_head_count_kv"),
     (("rope_theta",), "add_rope_freq_base"),
     (("rms_norm_eps",), "add_layer_norm_rms_eps"),
@@ -39,7 +39,7 @@ _YARN = (
 def write_gguf(path: Path, config: Config, tensors: Tensors, tensor_type: str = "F32") -> Path:
     """Writes the file; matrices take `tensor_type`, norms and biases stay float32 as llama.cpp keeps them. Returns the path."""
     family = FAMILIES[config["model_type"]]
-    layers = config.get("num_hidden_layers") or config["n_layer"]
+    layers = next(config[key] for key in ("num_hidden_layers", "n_layer", "n_layers") if key in config)
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[family.arch])
     older = older_spelling(config)
     writer.add_block_count(layers)

@@ -9,7 +9,7 @@ import pytest
 
 from edgelm.text_generation import DecoderModel
 from edgelm_export.architectures import REGISTRY
-from tests.architectures import gguf_lineage
+from tests.architectures import gguf_gpt, gguf_lineage
 from tests.architectures.gguf_checkpoints import FAMILIES, rounded, write_gguf
 from tests.architectures.random_checkpoints import random_tensors, write_checkpoint
 from tests.architectures.random_configs import Config, base_config, rope_keys
@@ -30,6 +30,7 @@ CONFIGS = {
     "qwen2-tied": base_config("qwen2", tie_word_embeddings=True, **PLAIN),
     "qwen3": base_config("qwen3", head_dim=32, **rope_keys("default", 1e6, "rope_theta")),
     "qwen3-biases": base_config("qwen3", head_dim=16, attention_bias=True, **PLAIN),
+    **gguf_gpt.CONFIGS,
     **gguf_lineage.CONFIGS,
 }
 ROUNDED = {

@@ -2,32 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
 from tests.architectures.random_configs import Config, base_config, rope_keys
-
-
-@dataclass(frozen=True)
-class Golden:
-    """One case.
-
-    Attributes:
-        name: its folder: the model type, then what is special.
-        config: config.json as it is written; `torch_dtype` (or `dtype`) is what the tensors are stored in.
-        sensitive: named changes to the config that must change the logits.
-        generation: generation_config.json, if there is one.
-        shards: how many files the tensors are spread over.
-        new_tokens: how many are generated.
-    """
-
-    name: str
-    config: Config
-    sensitive: Mapping[str, Config] = field(default_factory=dict[str, Config])
-    generation: Config | None = None
-    shards: int = 1
-    new_tokens: int = 16
-
+from tests.golden.case import Golden
+from tests.golden.gpt_cases import gpt_cases
 
 # Epsilons are large enough that a norm without its epsilon, or with another one, is seen.
 _EPS = 1e-2
@@ -38,7 +15,7 @@ _OTHER_THETA = {"rope_theta": {"rope_theta": 20000.0}}
 
 def golden_cases() -> dict[str, Golden]:
     """Every case by name."""
-    return {case.name: case for case in (*_llama(), *_mistral(), *_qwen2(), *_qwen3())}
+    return {case.name: case for case in (*_llama(), *_mistral(), *_qwen2(), *_qwen3(), *gpt_cases())}
 
 
 def _llama() -> tuple[Golden, ...]:

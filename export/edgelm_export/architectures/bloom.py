@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from edgelm_export.architectures.base import Architecture
+from edgelm_export.architectures.gguf_names import gguf_fused
 from edgelm_export.blocks.alibi import alibi_bias
 from edgelm_export.blocks.attention import self_attention
 from edgelm_export.blocks.cache import cache_inputs
@@ -71,7 +72,7 @@ BLOOM = Architecture(
     family="bloom",
     model_types={"bloom": USUAL | {"hidden_act": "gelu_new", "attention_bias": True, "mlp_bias": True}},
     read_config=read_bloom_config,
-    names={"hf": bloom_names},
+    names={"hf": bloom_names, "gguf": gguf_fused},
     decoder=decoder,
     prefix="transformer.",
 )
@@ -79,7 +80,7 @@ MPT = Architecture(
     family="mpt",
     model_types={"mpt": USUAL | {"hidden_act": "gelu"}},
     read_config=read_mpt_config,
-    names={"hf": mpt_names},
+    names={"hf": mpt_names, "gguf": gguf_fused},
     decoder=decoder,
     prefix="transformer.",
 )

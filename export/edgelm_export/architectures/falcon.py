@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from edgelm_export.architectures.base import Architecture
+from edgelm_export.architectures.gguf_names import gguf_fused
 from edgelm_export.blocks.alibi import alibi_bias
 from edgelm_export.blocks.attention import self_attention
 from edgelm_export.blocks.cache import cache_inputs
@@ -21,6 +22,7 @@ from edgelm_export.transforms import groups_apart
 ENDS = {"embed_tokens": "transformer.word_embeddings", "final_norm": "transformer.ln_f", "lm_head": "lm_head"}
 LAYER = {"o_proj": "self_attention.dense", "up_proj": "mlp.dense_h_to_4h", "down_proj": "mlp.dense_4h_to_h"}
 TWO_NORMS = {"attn_norm": "ln_attn", "mlp_norm": "ln_mlp"}
+GGUF_TWO_NORMS = {"attn_norm": "attn_norm_2", "mlp_norm": "attn_norm"}
 USUAL_NORMS = {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
 
 
@@ -30,6 +32,11 @@ def names(c: GptConfig) -> NameMap:
     fused = joined("self_attention.query_key_value", c.attention_sizes, apart)
     norms = TWO_NORMS if c.layer == "parallel" else USUAL_NORMS
     return name_map(ENDS | per_layer("transformer.h.{i}.", LAYER | norms | fused))
+
+
+def gguf_names(c: GptConfig) -> NameMap:
+    """llama.cpp's first norm is the only one there is, or the MLP's."""
+    return gguf_fused(c, GGUF_TWO_NORMS if c.layer == "parallel" else {})
 
 
 def decoder(g: GraphBuilder, c: GptConfig) -> None:
@@ -55,7 +62,7 @@ FALCON = Architecture(
         }
     },
     read_config=read_falcon_config,
-    names={"hf": names},
+    names={"hf": names, "gguf": gguf_names},
     decoder=decoder,
     prefix="transformer.",
     ignored={

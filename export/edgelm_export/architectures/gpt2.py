@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from edgelm_export.architectures.base import Architecture
+from edgelm_export.architectures.gguf_names import gguf_fused
 from edgelm_export.blocks.attention import self_attention
 from edgelm_export.blocks.cache import cache_inputs, step_positions
 from edgelm_export.blocks.decoder_norms import stated_norm
@@ -94,11 +95,13 @@ OPENAI_GPT = Architecture(
     names={"hf": lambda c: table(FIRST_ENDS, TURNED | fused(c))},
     **SHARED,
 )
-GPT2 = Architecture("gpt2", {"gpt2": BIASED}, names={"hf": lambda c: table(ENDS, TURNED | fused(c))}, **SHARED)
+GPT2 = Architecture(
+    "gpt2", {"gpt2": BIASED}, names={"hf": lambda c: table(ENDS, TURNED | fused(c)), "gguf": gguf_fused}, **SHARED
+)
 GPT_BIGCODE = Architecture(
     "gpt_bigcode",
     {"gpt_bigcode": BIASED | {"hidden_act": "gelu_pytorch_tanh", "multi_query": True}},
-    names={"hf": lambda c: table(ENDS, LAYER | grouped(c))},
+    names={"hf": lambda c: table(ENDS, LAYER | grouped(c)), "gguf": gguf_fused},
     **SHARED,
 )
 GPT_NEO = Architecture(

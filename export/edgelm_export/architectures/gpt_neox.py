@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from edgelm_export.architectures.base import Architecture
+from edgelm_export.architectures.gguf_names import gguf_apart, gguf_fused
 from edgelm_export.blocks.attention import self_attention
 from edgelm_export.blocks.cache import cache_inputs
 from edgelm_export.blocks.decoder_norms import shared_head_norms, stated_norm
@@ -85,7 +86,7 @@ GPT_NEOX = Architecture(
     family="gpt_neox",
     model_types={"gpt_neox": BIASED | {"hidden_act": "gelu", "partial_rotary_factor": 0.25}},
     read_config=read_gpt_neox_config,
-    names={"hf": neox_names},
+    names={"hf": neox_names, "gguf": gguf_fused},
     decoder=decoder,
     prefix="gpt_neox.",
     ignored=MASKS | {"*.attention.bias": "the causal mask", "*.rotary_emb.inv_freq": "computed from rope_theta"},
@@ -112,7 +113,7 @@ PHI = Architecture(
     family="phi",
     model_types={"phi": BIASED | {"lm_head_bias": True, "hidden_act": "gelu_new", "partial_rotary_factor": 0.5}},
     read_config=read_phi_config,
-    names={"hf": lambda c: name_map(PHI_NAMES)},
+    names={"hf": lambda c: name_map(PHI_NAMES), "gguf": lambda c: gguf_apart()},
     decoder=decoder,
     prefix="model.",
     ignored={"*.rotary_emb.inv_freq": "computed from rope_theta"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from edgelm_export.architectures.base import Architecture
+from edgelm_export.architectures.gguf_names import gguf_apart
 from edgelm_export.blocks.attention import self_attention
 from edgelm_export.blocks.cache import cache_inputs
 from edgelm_export.blocks.decoder_norms import own_head_norms, stated_norm
@@ -13,7 +14,7 @@ from edgelm_export.blocks.mlp import FeedForward, gated_mlp, mlp
 from edgelm_export.blocks.residual import residual_layer
 from edgelm_export.config import GptConfig
 from edgelm_export.graph import GraphBuilder
-from edgelm_export.names import NameMap, name_map, per_layer
+from edgelm_export.names import NameMap, name_map, per_layer, row_of
 from edgelm_export.read_starcoder2_config import read_nemotron_config, read_stablelm_config, read_starcoder2_config
 
 ENDS = {"embed_tokens": "model.embed_tokens", "final_norm": "model.norm", "lm_head": "lm_head"}
@@ -39,6 +40,19 @@ def stablelm_names(c: GptConfig) -> NameMap:
     return name_map(ENDS | per_layer("model.layers.{i}.", layer))
 
 
+def stablelm_gguf_names(c: GptConfig) -> NameMap:
+    """The norms of a layer's heads are the rows of one tensor."""
+    q = {
+        f"q_norm.{head}": row_of("attn_q_norm", head, c.num_attention_heads, c.head_dim)
+        for head in range(c.num_attention_heads)
+    }
+    k = {
+        f"k_norm.{head}": row_of("attn_k_norm", head, c.num_key_value_heads, c.head_dim)
+        for head in range(c.num_key_value_heads)
+    }
+    return gguf_apart({**q, **k})
+
+
 def decoder(g: GraphBuilder, c: GptConfig, feed_forward: FeedForward = mlp) -> None:
     """Token ids and cache in, logits and cache out."""
     attend = partial(self_attention, step=cache_inputs(g, c), norms=own_head_norms if c.qk_norm else None)
@@ -57,7 +71,7 @@ STARCODER2 = Architecture(
     family="starcoder2",
     model_types={"starcoder2": USUAL | {"tie_word_embeddings": True, "hidden_act": "gelu_pytorch_tanh"}},
     read_config=read_starcoder2_config,
-    names={"hf": lambda c: name_map(STARCODER2_NAMES)},
+    names={"hf": lambda c: name_map(STARCODER2_NAMES), "gguf": lambda c: gguf_apart()},
     decoder=decoder,
     prefix="model.",
     ignored=IGNORED,
@@ -66,16 +80,16 @@ STABLELM = Architecture(
     family="stablelm",
     model_types={"stablelm": USUAL | {"hidden_act": "silu", "partial_rotary_factor": 0.25}},
     read_config=read_stablelm_config,
-    names={"hf": stablelm_names},
+    names={"hf": stablelm_names, "gguf": stablelm_gguf_names},
     decoder=partial(decoder, feed_forward=gated_mlp),
     prefix="model.",
     ignored=IGNORED,
 )
 NEMOTRON = Architecture(
     family="nemotron",
-    model_types={"nemotron": USUAL | {"hidden_act": "relu2", "partial_rotary_factor": 0.5, "norm_offset": 1.0}},
+    model_types={"nemotron": USUAL | {"hidden_act": "relu2", "partial_rotary_factor": 0.5, "norms_less_one": True}},
     read_config=read_nemotron_config,
-    names={"hf": lambda c: name_map(NEMOTRON_NAMES)},
+    names={"hf": lambda c: name_map(NEMOTRON_NAMES), "gguf": lambda c: gguf_apart()},
     decoder=decoder,
     prefix="model.",
     ignored=IGNORED,
