@@ -111,6 +111,13 @@ def test_gpt2_adds_what_its_flags_ask_for() -> None:
     assert ids("gpt2", {**files, **settings(add_bos_token=True, bos_token=None)}, "he") == [he]
 
 
+def test_openai_gpt_marks_the_ends_of_lower_case_words() -> None:
+    vocabulary = ["<unk>", "t", "h", "e", "e</w>", "s</w>", "!</w>", "th", "the</w>"]
+    files = pairs(vocabulary, ["t h", "th e</w>"])
+    assert ids("openai-gpt", files, "The THES!") == [8, 7, 3, 5, 6]
+    assert ids("openai-gpt", files, "the \u4f60") == [8, 0]
+
+
 def test_deberta_v1_has_berts_tokens_over_bytes() -> None:
     files = byte_level("[PAD]", "[CLS]", "[SEP]", "[UNK]", last=("[MASK]",))
     he, mask = 4 + 256 + 1, 4 + 256 + 4

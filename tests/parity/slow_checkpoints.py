@@ -119,6 +119,14 @@ def byte_level(*first: str, last: tuple[str, ...] = ()) -> Callable[[Path], File
     return lambda _: pairs([*first, *ALPHABET, *_JOINED, *last], _MERGES)
 
 
+def _word_ends(_: Path) -> Files:
+    """The first GPT's: a letter that ends a word is a token of its own."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-"
+    merges = ("t h", "th e</w>", "h e</w>", "i n", "in g</w>", "o n</w>", "1 2", "r e", "d o", "a n", "an d</w>")
+    joined = [merge.replace(" ", "") for merge in merges]
+    return pairs(["<unk>", *letters, *(f"{letter}</w>" for letter in letters), *joined], merges)
+
+
 def trained(name: str, *, english: bool = True, **options: Any) -> Callable[[Path], Files]:
     """A SentencePiece model learned on the spot, of 700 pieces, from English and other text or without the English."""
 
@@ -197,6 +205,8 @@ CHECKPOINTS = {
         "roberta", _roberta, {}, {"special_tokens_map.json": {"mask_token": {**added("<mask>", lstrip=True)}}}
     ),
     "bart": Slow("bart", _roberta),
+    "openai-gpt": Slow("openai-gpt", _word_ends),
+    "codegen": Slow("codegen", byte_level(last=("<|endoftext|>",)), {"tokenizer_class": "CodeGenTokenizer"}),
     "gpt2": Slow("gpt2", byte_level(last=("<|endoftext|>",)), {"add_bos_token": True}),
     "deberta": Slow("deberta", byte_level("[PAD]", "[CLS]", "[SEP]", "[UNK]", last=("[MASK]",))),
     "qwen2": Slow(

@@ -174,6 +174,7 @@ _SOURCE_LAST = ("A eos src_lang", "A B eos src_lang")
 
 _bert = Family(families.word_piece, *_BERT, _BERT_TOKENS)
 _roberta = Family(families.gpt2, "", "", _FAIRSEQ_TOKENS, trimmed=True)
+_gpt2 = Family(families.gpt2, *_BY_FLAGS, _tokens(bos="<|endoftext|>", eos="<|endoftext|>", unk="<|endoftext|>"))
 _t5 = Family(families.t5, "A eos", "A eos B eos", _tokens(eos="</s>", unk="<unk>", pad="<pad>"))
 
 # Class -> how to read it. transformers' names, without Fast.
@@ -195,9 +196,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "CamembertTokenizer": Family(families.camembert, *_TWO_ENDS, _FAIRSEQ_TOKENS),
         "T5Tokenizer": _t5,
         "MT5Tokenizer": _t5,
-        "GPT2Tokenizer": Family(
-            families.gpt2, *_BY_FLAGS, _tokens(bos="<|endoftext|>", eos="<|endoftext|>", unk="<|endoftext|>")
-        ),
+        "OpenAIGPTTokenizer": Family(families.openai_gpt, "", "", _tokens(unk="<unk>")),
+        "GPT2Tokenizer": _gpt2,
+        "CodeGenTokenizer": _gpt2,
         "Qwen2Tokenizer": Family(
             families.qwen2, *_BY_FLAGS, _tokens(eos="<|endoftext|>", unk="<|endoftext|>", pad="<|endoftext|>")
         ),
@@ -243,11 +244,15 @@ MODEL_TYPES: Mapping[str, str] = MappingProxyType(
         "blenderbot": "BlenderbotTokenizer",
         "blenderbot-small": "BlenderbotSmallTokenizer",
         "camembert": "CamembertTokenizer",
+        "codegen": "CodeGenTokenizer",
         "deberta": "DebertaTokenizer",
         "deberta-v2": "DebertaV2Tokenizer",
         "distilbert": "DistilBertTokenizer",
         "electra": "ElectraTokenizer",
         "gpt2": "GPT2Tokenizer",
+        "gpt_bigcode": "GPT2Tokenizer",
+        "gpt_neo": "GPT2Tokenizer",
+        "gptj": "GPT2Tokenizer",
         "llama": "LlamaTokenizer",
         "longt5": "T5Tokenizer",
         "m2m_100": "M2M100Tokenizer",
@@ -256,7 +261,10 @@ MODEL_TYPES: Mapping[str, str] = MappingProxyType(
         "mistral": "LlamaTokenizer",
         "mpnet": "MPNetTokenizer",
         "mt5": "T5Tokenizer",
+        "openai-gpt": "OpenAIGPTTokenizer",
+        "opt": "GPT2Tokenizer",
         "pegasus": "PegasusTokenizer",
+        "phi": "CodeGenTokenizer",
         "qwen2": "Qwen2Tokenizer",
         "qwen3": "Qwen2Tokenizer",
         "roberta": "RobertaTokenizer",

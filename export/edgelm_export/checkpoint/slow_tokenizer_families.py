@@ -66,6 +66,19 @@ def gpt2(files: SlowFiles, tokens: Tokens) -> Parts:
     return _byte_level(files, None, byte_level(prefix=prefix))
 
 
+def openai_gpt(files: SlowFiles, tokens: Tokens) -> Parts:
+    """BPE on BERT's lower-case words, whose ends are marked </w>: the first GPT."""
+    index, merges = files.pairs()
+    unknown = unknown_token(files, tokens, "vocab.json", index)
+    return Parts(
+        model=bpe(index, merges, unk_token=unknown, continuing_subword_prefix="", end_of_word_suffix="</w>"),
+        index=index,
+        normalizer=bert_normalizer(lowercase=True, strip_accents=None, chinese=True),
+        pre_tokenizer={"type": "BertPreTokenizer"},
+        decoder={"type": "BPEDecoder", "suffix": "</w>"},
+    )
+
+
 def blenderbot(files: SlowFiles, tokens: Tokens) -> Parts:
     """The same, with a space before the text: so it was trained, though transformers 4 wants add_prefix_space to say so."""
     return _byte_level(files, None, byte_level(prefix=files.setting("add_prefix_space", True)))
