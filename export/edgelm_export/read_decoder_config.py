@@ -114,7 +114,8 @@ def local_layers(reader: ConfigReader, layers: int) -> tuple[bool, ...]:
 
 def has_windows(reader: ConfigReader) -> bool:
     """Whether there is a window, and nothing forbids it."""
-    return reader.get("sliding_window") is not None and reader.flag("use_sliding_window", True)
+    window, allowed = reader.get("sliding_window"), reader.flag("use_sliding_window", True)
+    return window is not None and allowed
 
 
 def _read_windows(reader: ConfigReader, layers: int, context: int) -> tuple[int | None, ...]:

@@ -37,6 +37,7 @@ SIZE_LIMIT = 300_000
 # What a recording must offer: each greedy token wins by this share of the largest logit, so that "the same tokens"
 # is no coin toss; and the tokens vary.
 MARGIN, DISTINCT = 0.01, 6
+_FIRST = 2
 
 # A change to any one tensor or setting moves the logits by at least this share of the largest, a hundred times the
 # tolerance: no part of a golden can be read wrongly and go unseen.
@@ -53,8 +54,11 @@ def record(case: Golden, folder: Path) -> None:
         _write(case, folder, tensors)
         model = load_reference(folder)
         prompt = np.random.default_rng(seed).integers(len(SPECIAL_TOKENS), case.config["vocab_size"], PROMPT_TOKENS)
+        # Most seeds fail at an early token, so the rest is spared.
+        if not _is_clear(*reference_greedy(model, prompt.tolist(), _FIRST)):
+            continue
         tokens, steps = reference_greedy(model, prompt.tolist(), case.new_tokens)
-        if _is_clear(tokens, steps):
+        if _is_clear(tokens, steps) and len(set(tokens)) >= DISTINCT:
             break
     else:
         raise click.ClickException(
@@ -90,7 +94,7 @@ def _write(case: Golden, folder: Path, tensors: Tensors) -> None:
 def _is_clear(tokens: list[int], steps: Logits) -> bool:
     first, second = np.sort(steps, axis=-1)[:, :-3:-1].T
     wins = float((first - second).min() / np.abs(steps).max())
-    return wins > MARGIN and len(set(tokens)) >= DISTINCT and not set(tokens) & set(range(len(SPECIAL_TOKENS)))
+    return wins > MARGIN and not set(tokens) & set(range(len(SPECIAL_TOKENS)))
 
 
 def _require_sensitive(case: Golden, folder: Path, tensors: Tensors, prompt: list[int], logits: Logits) -> None:
