@@ -11,7 +11,7 @@ INPUT_IDS = "input_ids"  # int64 [batch, sequence]
 SEQLENS_K = "seqlens_k"  # int32 [batch]: valid tokens including the new ones, minus 1
 TOTAL_SEQUENCE_LENGTH = "total_sequence_length"  # int32 []: the longest row, new tokens included
 LONG_CONTEXT = (
-    "long_context"  # int64 [batch]: 1 for rows that are, or with their whole prompt will be, longer than CacheGeometry.short_context
+    "long_context"  # int64 [batch]: 1 for rows longer than CacheGeometry.short_context, prompt to come included
 )
 LOGITS_INDEX = "logits_index"  # int64 [batch, n]: positions of this call whose logits are wanted
 POSITION_IDS = "position_ids"  # int64 [batch, sequence]: of programs with a growing cache that want them

@@ -8,7 +8,7 @@ from typing import Any
 from edgelm_export.config import DecoderConfig
 from edgelm_export.config_reader import ConfigReader
 from edgelm_export.read_decoder_config import decoder_values, local_layers
-from edgelm_export.read_rope import read_ropes_by_kind
+from edgelm_export.read_rope import read_local_rope
 
 
 def read_gemma_config(reader: ConfigReader) -> DecoderConfig:
@@ -29,10 +29,10 @@ def read_gemma3_config(reader: ConfigReader) -> DecoderConfig:
     """Gemma 3: local layers have rotary positions of their own."""
     reader.rename({"hidden_activation": "hidden_act"})
     values = _values(reader)
-    everywhere, nearby = read_ropes_by_kind(reader, reader.size("max_position_embeddings"), values["head_dim"])
-    local = local_layers(reader, values["num_hidden_layers"])
-    ropes = tuple(nearby if is_local else everywhere for is_local in local)
-    return DecoderConfig(**{**values, **_scores(reader), "ropes": ropes})
+    nearby = read_local_rope(reader, reader.size("max_position_embeddings"), values["head_dim"])
+    ropes = zip(values["ropes"], local_layers(reader, values["num_hidden_layers"]), strict=True)
+    changes = {"ropes": tuple(nearby if is_local else rope for rope, is_local in ropes)}
+    return DecoderConfig(**{**values, **_scores(reader), **changes})
 
 
 def _values(reader: ConfigReader) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from edgelm_export.config_reader import ConfigReader
 
 Values = Mapping[str, Any]
 
+_GLOBAL, _LOCAL = "full_attention", "sliding_attention"
+
 
 def read_rope(reader: ConfigReader, limit: int, head_dim: int) -> RopeConfig:
     """Both spellings: `rope_parameters` (transformers 5) and `rope_theta` with `rope_scaling` (before)."""
@@ -18,15 +20,12 @@ def read_rope(reader: ConfigReader, limit: int, head_dim: int) -> RopeConfig:
 
 
 def rope_values(reader: ConfigReader) -> dict[str, Any]:
-    """What the config says of its one set of rotary positions, in the spelling of transformers 5."""
+    """What the config says of its rotary positions, in the spelling of transformers 5; of two kinds, those of global layers."""
     parameters, scaling = reader.get("rope_parameters"), reader.get("rope_scaling")
     for key, value in (("rope_parameters", parameters), ("rope_scaling", scaling)):
         if value is not None and not isinstance(value, dict):
             reader.problem(f"{key} is {value!r}, expected an object")
-    values: dict[str, Any] = {
-        **(scaling if isinstance(scaling, dict) else {}),
-        **(parameters if isinstance(parameters, dict) else {}),
-    }
+    values: dict[str, Any] = {**(scaling if isinstance(scaling, dict) else {}), **_of_kind(parameters, _GLOBAL)}
     for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
         outside = reader.get(key)
         if values.get(key) is None and outside is not None:
@@ -34,24 +33,26 @@ def rope_values(reader: ConfigReader) -> dict[str, Any]:
     return values
 
 
-def read_ropes_by_kind(reader: ConfigReader, limit: int, head_dim: int) -> tuple[RopeConfig, RopeConfig]:
-    """The rotary positions of global and of local layers.
+def read_local_rope(reader: ConfigReader, limit: int, head_dim: int) -> RopeConfig:
+    """The rotary positions of local layers.
 
-    transformers 5 names two objects; before, `rope_scaling` was for global layers, and local ones had a base of their own.
+    transformers 5 has an object of theirs; before, they had a base at most, for `rope_scaling` was that of global layers.
     """
-    nested = reader.get("rope_parameters")
-    if not isinstance(nested, dict) or not set(nested) & {"full_attention", "sliding_attention"}:
-        values = rope_values(reader)
-        local = {"rope_theta": reader.get("rope_local_base_freq") or values.get("rope_theta")}
-        return rope_of(reader, values, limit, head_dim), rope_of(reader, local, limit, head_dim)
-    scaling = reader.get("rope_scaling")
-    both = {"full_attention": reader.get("rope_theta"), "sliding_attention": reader.get("rope_local_base_freq")}
-    found: list[RopeConfig] = []
-    for kind, theta in both.items():
-        usual = {"rope_theta": theta or reader.get("rope_theta")}
-        more = scaling if kind == "full_attention" and isinstance(scaling, dict) else {}
-        found.append(rope_of(reader, {**usual, **(nested.get(kind) or {}), **more}, limit, head_dim))
-    return found[0], found[1]
+    parameters, theta = reader.get("rope_parameters"), reader.get("rope_local_base_freq")
+    usual = {"rope_theta": rope_values(reader).get("rope_theta") if theta is None else theta}
+    return rope_of(
+        reader, {**usual, **(_of_kind(parameters, _LOCAL) if _is_nested(parameters) else {})}, limit, head_dim
+    )
+
+
+def _is_nested(parameters: Any) -> bool:
+    return isinstance(parameters, dict) and bool(parameters.keys() & {_GLOBAL, _LOCAL})
+
+
+def _of_kind(parameters: Any, kind: str) -> dict[str, Any]:
+    """Those of one kind of layers, or those of all."""
+    found = parameters.get(kind) if _is_nested(parameters) else parameters
+    return found if isinstance(found, dict) else {}
 
 
 def rope_of(reader: ConfigReader, values: Values, limit: int, head_dim: int) -> RopeConfig:

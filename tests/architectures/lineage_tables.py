@@ -66,6 +66,12 @@ _ROPE: Column = (
     _new(10000.0, _LLAMA3),
 )
 _PLAIN_ROPE: Column = (_old(10000.0), _new(500000.0), _old(300.0))
+# transformers 4 takes no other scalings of the first two OLMos, and them in their first spelling.
+_OLMO_ROPE: Column = (
+    *_PLAIN_ROPE,
+    _old(10000.0, {"type": "linear", "factor": 2.5}),
+    _old(500.0, {"type": "dynamic", "factor": 2.0}),
+)
 _BIASES: Column = ({}, {"attention_bias": True}, {"mlp_bias": True}, {"attention_bias": True, "mlp_bias": True})
 _ATTENTION_BIAS: Column = ({}, *each("attention_bias", True, False))
 _WINDOWS = each("sliding_window", 12, 30, 600)
@@ -122,7 +128,7 @@ _GEMMA3_ROPE: Column = (
     _by_kind({**_LINEAR, "rope_theta": 1e5}, {**_DEFAULT, "rope_theta": 1e4}),
 )
 _OLMO3_ROPE: Column = (
-    {},
+    {"rope_theta": 500000.0},
     {"rope_theta": 500000.0, "rope_scaling": _YARN},
     _by_kind({**_DEFAULT, "rope_theta": 1e4}, {**_DEFAULT, "rope_theta": 1e4}),
     _by_kind({**_OTHER_YARN, "rope_theta": 1e4}, {**_DEFAULT, "rope_theta": 1e4}),
@@ -207,12 +213,7 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         epsilon=(),
         clip=({}, *each("clip_qkv", 0.8, 1.5, None)),
         biases=_ATTENTION_BIAS,
-        # transformers 4 takes no other scalings, and them in their first spelling.
-        rope=(
-            *_PLAIN_ROPE,
-            _old(10000.0, {"type": "linear", "factor": 2.5}),
-            _old(500.0, {"type": "dynamic", "factor": 2.0}),
-        ),
+        rope=_OLMO_ROPE,
     ),
     "helium": _table(
         "HeliumForCausalLM",
@@ -252,7 +253,7 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         scores=_GEMMA_SCORES,
         rope=_GEMMA3_ROPE,
     ),
-    "olmo2": _table("Olmo2ForCausalLM", _SQUARE, biases=_ATTENTION_BIAS),
+    "olmo2": _table("Olmo2ForCausalLM", _SQUARE, biases=_ATTENTION_BIAS, rope=_OLMO_ROPE),
     "olmo3": _table(
         "Olmo3ForCausalLM",
         _SQUARE,

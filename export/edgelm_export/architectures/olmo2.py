@@ -39,12 +39,13 @@ def _norm(g: GraphBuilder, x: Value, name: str, c: DecoderConfig) -> Value:
     return rms_norm(g, x, name, c.hidden_size, c.norm_eps)
 
 
+# Of OLMo 3's rope_theta the releases of transformers do not assume the same, so its config has to say it.
 OLMO2 = replace(
     DECODER,
     family="olmo2",
     model_types={
         "olmo2": PLAIN,
-        "olmo3": WINDOWED | {"rope_theta": 500000.0, "sliding_window": 4096, "sliding_window_pattern": 4},
+        "olmo3": {"hidden_act": "silu", "sliding_window": 4096, "sliding_window_pattern": 4},
     },
     names={"hf": post_norm_names, "gguf": QWEN2.names["gguf"]},
     read_config=read_olmo2_config,
