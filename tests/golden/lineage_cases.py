@@ -33,6 +33,9 @@ _EVEN = {**_WIDE, "hidden_size": 52}
 _LOCAL = {"sliding_window": 12, "layer_types": [_SLIDING, _FULL]}
 
 _OTHER_EPS = {"rms_norm_eps": {"rms_norm_eps": 2e-3}}
+# Gemma's embeddings are larger, so are the epsilons that can be seen.
+_GEMMA_EPS = {"rms_norm_eps": 0.5}
+_OTHER_GEMMA_EPS = {"rms_norm_eps": {"rms_norm_eps": 0.05}}
 _OTHER_LAYER_EPS = {"layer_norm_eps": {"layer_norm_eps": 2e-3}}
 _OTHER_THETA = {"rope_theta": {"rope_theta": 500.0}}
 _OTHER_WINDOW = {"window": {"sliding_window": 13}, "its layers": {"layer_types": [_FULL, _SLIDING]}}
@@ -136,8 +139,8 @@ def _gemma() -> tuple[Golden, ...]:
         _case(
             "gemma",
             "Gemma",
-            {**_EVEN, **_EPS, **_THETA, **_TIED, "hidden_act": "gelu_pytorch_tanh"},
-            {**_OTHER_EPS, **_OTHER_THETA, "hidden_act": {"hidden_act": "silu"}},
+            {**_EVEN, **_GEMMA_EPS, **_THETA, **_TIED, "hidden_act": "gelu_pytorch_tanh"},
+            {**_OTHER_GEMMA_EPS, **_OTHER_THETA, "hidden_act": {"hidden_act": "silu"}},
         ),
     )
 
@@ -145,11 +148,11 @@ def _gemma() -> tuple[Golden, ...]:
 def _both_sides() -> tuple[Golden, ...]:
     act, scores = {"hidden_activation": "gelu_pytorch_tanh"}, {"query_pre_attn_scalar": 24}
     caps = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
-    gemma2 = {**_EVEN, **_EPS, **_THETA, **_TIED, **act, **scores, **caps, **_LOCAL}
-    gemma3 = {**_EVEN, **_EPS, **_TIED, **act, **scores, **_LOCAL, "rope_local_base_freq": 500.0}
+    gemma2 = {**_EVEN, **_GEMMA_EPS, **_THETA, **_TIED, **act, **scores, **caps, **_LOCAL}
+    gemma3 = {**_EVEN, **_GEMMA_EPS, **_TIED, **act, **scores, **_LOCAL, "rope_local_base_freq": 500.0}
     glm = {**_WIDE, **_EPS, **_THETA, "attention_bias": True, "partial_rotary_factor": 0.5}
     other_glm = {**_OTHER_EPS, **_OTHER_THETA, "partial_rotary_factor": {"partial_rotary_factor": 1.0}}
-    other_gemma = {**_OTHER_EPS, **_OTHER_WINDOW, "scores": {"query_pre_attn_scalar": 16}}
+    other_gemma = {**_OTHER_GEMMA_EPS, **_OTHER_WINDOW, "scores": {"query_pre_attn_scalar": 16}}
     other_caps = {key: {key: 5.0} for key in caps}
     return (
         _case("gemma2", "Gemma2", gemma2, {**other_gemma, **_OTHER_THETA, **other_caps}),
