@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgelm.encode import Encoder, Grouping, Threads
 from edgelm.errors import InvalidOption
+from edgelm.known_answers import check_operators
 from edgelm.package import Package
 from edgelm.providers import Provider
 from edgelm.session import Program
@@ -32,13 +33,14 @@ def load_program(package: Package, name: str, provider: Provider, threads: int |
     Raises:
         InvalidOption: threads below 1.
         DigestError: a file of the package was changed.
-        ProviderError: ONNX Runtime refuses the graph.
+        ProviderError: ONNX Runtime refuses the graph, or computes something else than the export counted on.
     """
     if threads is not None and threads < 1:
         raise InvalidOption(f"threads {threads} is below 1")
     with ThreadPoolExecutor(1) as pool:
         checked = pool.submit(package.verify_digests)
         try:
+            check_operators(package, provider)
             return Program(package.program(name), provider, threads)
         finally:
             checked.result()  # a changed file explains any other failure, so its error wins

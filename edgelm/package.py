@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
@@ -41,6 +42,9 @@ class Manifest:
     quality: Mapping[str, Any]
     versions: Mapping[str, str]
     encoder: EncoderFacts | None = None  # of an encoder
+    probes: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict[str, Mapping[str, Any]]
+    )  # file -> {"operator", "tolerance"}: a known answer of an operator, see known_answers.py
     notes: tuple[str, ...] = ()
     exporter: str = EDGELM
     format_version: int = FORMAT_VERSION
@@ -197,7 +201,7 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
     exporter = values.get("exporter", EDGELM)
     if exporter not in (EDGELM, OPTIMUM):
         raise ManifestError(f"{file}: graphs of exporter {exporter!r} are not known to this edgelm; update it")
-    named = (*_TYPES, "format_version", "exporter", "cache", "encoder")
+    named = (*_TYPES, "format_version", "exporter", "cache", "encoder", "probes")
     extra = {key: value for key, value in values.items() if key not in named}
     cache = _read_part(values, "cache", CacheGeometry.from_manifest, file)
     encoder = _read_part(values, "encoder", EncoderFacts.from_manifest, file)
@@ -206,8 +210,9 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
         raise ManifestError(
             f"{file}: the part that tells how to run this {values['family']} is missing; export it again"
         )
+    probes = _read_part(values, "probes", partial(_probes, files=values["files"]), file) or {}
     notes = tuple(map(str, values["notes"]))
-    return Manifest(**known, cache=cache, encoder=encoder, notes=notes, exporter=exporter, extra=extra)
+    return Manifest(**known, cache=cache, encoder=encoder, probes=probes, notes=notes, exporter=exporter, extra=extra)
 
 
 Part = TypeVar("Part")
@@ -224,6 +229,15 @@ def _read_part(values: dict[str, Any], key: str, read: Callable[[Any], Part], fi
         return read(raw)
     except (TypeError, KeyError, ValueError) as error:
         raise ManifestError(f"{file}: {key!r} is not usable: {error}; export the package again") from error
+
+
+def _probes(values: dict[str, Any], files: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    for name, probe in values.items():
+        if name not in files:
+            raise ValueError(f"{name} is not among the package's files")
+        if not isinstance(probe["operator"], str) or not isinstance(probe["tolerance"], float):
+            raise TypeError(f"the operator or the tolerance of {name} is not usable")
+    return values
 
 
 def _is_file_entry(entry: dict[str, Any]) -> bool:

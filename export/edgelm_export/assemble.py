@@ -41,7 +41,7 @@ def assemble(
             known before a byte is read.
     """
     names = model.names
-    ignored = dict(model.architecture.ignored)
+    ignored = {**model.architecture.ignored, **model.architecture.left_out(model.config)}
     ignored |= {f"{names[name].name}.*": "of a head that this task leaves out" for name in model.head_names}
     if "lm_head" in names and (model.config.tie_word_embeddings or model.family == "encoder"):
         ignored[source_of(names, "lm_head.weight").name] = "tied to the token table, or not asked for"

@@ -252,3 +252,54 @@ class BartConfig(Seq2SeqConfig):
     positions: str  # "learned", "sinusoidal", or "counted": sinusoidal, and padding takes none
     norms_tokens_first: bool  # the decoder norms embeddings before it adds positions, not after
     shared_embeddings: bool  # encoder and decoder read the same table
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoeConfig:
+    """A mixture of experts: how a token is routed, and what its experts are like.
+
+    Attributes:
+        scoring_func: what makes scores of the router's logits: "softmax", "sigmoid", or "sparsemixer", Phi's pair of experts
+            that each count what they do among those near them.
+        norm_topk_prob: the weights of the chosen experts are divided by their sum.
+        routed_scaling_factor: of the routed experts' sum.
+        n_group: groups of experts, of which the best `topk_group` may be chosen from.
+        group_score: what a group is worth: "max", its best expert, or "top2", the sum of its best two.
+        score_correction: a bias is added to the scores that choose, not to those that weigh.
+        router_jitter_noise: how near is near, in a sparse mixer.
+        swiglu_alpha: experts compute gate * sigmoid(alpha * gate) * (up + beta), with gate and up clamped to `swiglu_limit`.
+        shared_intermediate_size: of the expert that every token goes to; 0 where there is none.
+        shared_gate: that expert's output is multiplied by a gate of one sigmoid.
+        sparse_layers: one entry a layer: whether it has experts; the others have an MLP.
+    """
+
+    num_experts: int
+    num_experts_per_tok: int
+    moe_intermediate_size: int
+    scoring_func: str = "softmax"
+    norm_topk_prob: bool = True
+    routed_scaling_factor: float = 1.0
+    n_group: int = 1
+    topk_group: int = 1
+    group_score: str = "max"
+    score_correction: bool = False
+    router_bias: bool = False
+    router_jitter_noise: float = 0.0
+    expert_bias: bool = False
+    swiglu_alpha: float = 1.0
+    swiglu_beta: float = 0.0
+    swiglu_limit: float | None = None
+    shared_intermediate_size: int = 0
+    shared_gate: bool = False
+    sparse_layers: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureConfig(DecoderConfig):
+    """A decoder with a mixture of experts in its layers, or in some."""
+
+    moe: MoeConfig
+    lm_head_bias: bool
+    num_nextn_predict_layers: (
+        int  # layers behind the last that predict tokens after the next; a checkpoint may hold them
+    )

@@ -25,6 +25,7 @@ _IRRELEVANT = frozenset(
             "num_return_sequences diversity_penalty num_beam_groups task_specific_params prefix remove_invalid_values",
             "suppress_tokens begin_suppress_tokens output_scores return_dict_in_generate typical_p exponential_decay_length_penalty",
             "tie_word_embeddings type_vocab_size output_past language directionality vocab_size_or_config_json_file model_name",
+            "output_router_logits router_aux_loss_coef aux_loss_alpha seq_aux router_jitter_noise input_jitter_noise moe_norm_min",
             "summary_type summary_use_proj summary_activation summary_last_dropout summary_first_dropout",
         )
     ).split()

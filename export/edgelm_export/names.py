@@ -15,11 +15,12 @@ _INDEX = re.compile(r"\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of a tensor of `total` rows, which holds several of ours one below the other."""
+    """Some rows of a tensor of `total` rows, which holds several of ours one below the other, or every `step`-th."""
 
     start: int
     stop: int
     total: int
+    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Source:
         also: other names the same tensor goes by; of tied tables a file keeps any one.
         shape: of the file's tensor, where the transform changes it.
         leaf: the name is a module's, to which `.weight` or `.bias` is added; else it is the tensor's own.
+        flat: ours has a single row, and the file leaves out its axis.
+        stacked: the tensor holds so many of ours along an axis before their own; the name's second index says which.
+        index: which one, once the name is known.
     """
 
     name: str
@@ -40,13 +44,18 @@ class Source:
     also: tuple[str, ...] = ()
     leaf: bool = True
     shape: tuple[int, ...] = ()
+    flat: bool = False
+    stacked: int = 0
+    index: int | None = None
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that a tensor of ours has in the file."""
         if self.shape:
             return self.shape
         whole = shape if self.rows is None else (self.rows.total, *shape[1:])
-        return whole[::-1] if self.transposed else whole
+        whole = whole[::-1] if self.transposed else whole
+        whole = whole[1:] if self.flat else whole
+        return (self.stacked, *whole) if self.stacked else whole
 
 
 NameMap = Mapping[str, Source]
@@ -64,13 +73,18 @@ def per_layer(prefix: str, table: Mapping[str, str | Source], scope: str = "laye
 
 
 def joined(
-    source: str, sizes: Mapping[str, int], transform: Transform | None = None, *, transposed: bool = False
+    source: str,
+    sizes: Mapping[str, int],
+    transform: Transform | None = None,
+    *,
+    transposed: bool = False,
+    stacked: int = 0,
 ) -> dict[str, str | Source]:
     """The modules that a fused one holds one below the other: canonical name -> its rows, `sizes` in the order they stand."""
     result: dict[str, str | Source] = {}
     start, total = 0, sum(sizes.values())
     for name, size in sizes.items():
-        result[name] = Source(source, transform, Rows(start, start + size, total), transposed)
+        result[name] = Source(source, transform, Rows(start, start + size, total), transposed, stacked=stacked)
         start += size
     return result
 
@@ -81,17 +95,24 @@ def row_of(source: str, row: int, rows: int, size: int) -> Source:
 
 
 def source_of(names: NameMap, canonical: str) -> Source:
-    """Where `layers.3.q_proj.weight` comes from; a table may name layer 3 itself instead of all layers as `{i}`.
+    """Where `layers.3.experts.7.up_proj.weight` comes from; tables write `{i}` for the first index and `{e}` for the second.
 
-    A canonical name no table holds is a defect of the architecture, hence KeyError.
+    A table may name layer 3 itself instead of all layers, and a weight or bias itself instead of its module. A canonical name
+    no table holds is a defect of the architecture, hence KeyError.
     """
     module, leaf = canonical.rsplit(".", 1)
-    index = _INDEX.search(f"{module}.")
-    template = _INDEX.sub(".{i}.", f"{module}.", count=1)[:-1] if index else module
-    source = names[module] if module in names else names[template]
-    spelt = [name.replace("{i}", index.group(1)) if index else name for name in (source.name, *source.also)]
-    spelt = [f"{name}.{leaf}" if source.leaf else name for name in spelt]
-    return replace(source, name=spelt[0], also=tuple(spelt[1:]))
+    templates, marks = [module], dict(zip(("{i}", "{e}"), _INDEX.findall(f"{module}."), strict=False))
+    for mark in marks:
+        templates.append(_INDEX.sub(f".{mark}.", f"{templates[-1]}.", count=1)[:-1])
+    known = [name for template in templates for name in (f"{template}.{leaf}", template) if name in names]
+    source = names[known[0] if known else templates[-1]]
+    spelt: list[str] = []
+    for name in (source.name, *source.also):
+        for mark, index in marks.items():
+            name = name.replace(mark, index)
+        spelt.append(f"{name}.{leaf}" if source.leaf else name)
+    index = int(marks.get("{e}", 0)) if source.stacked else None
+    return replace(source, name=spelt[0], also=tuple(spelt[1:]), index=index)
 
 
 def without_prefix(names: NameMap, prefix: str) -> dict[str, Source]:

@@ -14,7 +14,7 @@ from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.checkpoint.quantized import SETTINGS_KEYS, unread_format
 from edgelm_export.config import ModelConfig
 from edgelm_export.config_reader import ConfigReader
-from edgelm_export.gguf_architectures import gguf_architecture
+from edgelm_export.gguf_architectures import gguf_model_type
 from edgelm_export.read_gguf_config import gguf_as_config
 
 Config = TypeVar("Config", bound=ModelConfig)
@@ -62,4 +62,6 @@ def model_type_of(checkpoint: Checkpoint) -> str:
         raise UnsupportedArchitecture(
             f"{checkpoint.files[0]}: no {key}, so the architecture is unknown; add it, or take the original checkpoint"
         )
-    return gguf_architecture(value).model_type if checkpoint.format == "gguf" else value
+    if checkpoint.format != "gguf":
+        return value
+    return gguf_model_type(value, checkpoint.config.get(f"{value}.expert_count"))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edgelm_export.checkpoint.base import Checkpoint
-from edgelm_export.gguf_architectures import gguf_architecture
+from edgelm_export.gguf_architectures import gguf_architecture, gguf_model_type
 
 _KEYS = {
     "max_position_embeddings": "context_length",
@@ -25,7 +25,17 @@ _KEYS = {
     "final_logit_softcapping": "final_logit_softcapping",
     "logit_scale": "logit_scale",
     "clip_qkv": "attention.clamp_kqv",
+    "num_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "norm_topk_prob": "expert_weights_norm",
+    "routed_scaling_factor": "expert_weights_scale",
+    "n_group": "expert_group_count",
+    "topk_group": "expert_group_used_count",
+    "first_k_dense_replace": "leading_dense_block_count",
+    "moe_layer_interval": "interleave_moe_layer_step",
 }
+_SCORINGS = {1: "softmax", 2: "sigmoid"}
 _SCALING_KEYS = {
     "factor": "factor",
     "original_max_position_embeddings": "original_context_length",
@@ -49,7 +59,8 @@ def gguf_as_config(checkpoint: Checkpoint) -> dict[str, Any]:
     def metadata(key: str) -> Any:
         return checkpoint.config.get(f"{name}.{key}")
 
-    raw: dict[str, Any] = {"model_type": architecture.model_type, "hidden_act": "silu", **architecture.facts}
+    model_type = gguf_model_type(str(name), metadata("expert_count"))
+    raw: dict[str, Any] = {"model_type": model_type, "hidden_act": "silu", **architecture.facts}
     stated = {ours: metadata(key) for ours, key in {**_KEYS, **architecture.keys}.items()}
     raw |= {key: value for key, value in stated.items() if value is not None}
     table = tensors.get("token_embd.weight")
@@ -62,6 +73,10 @@ def gguf_as_config(checkpoint: Checkpoint) -> dict[str, Any]:
     raw["qk_norm"] = "blk.0.attn_q_norm.weight" in tensors or None
     if "blk.0.attn_norm_2.weight" in tensors:
         raw["num_ln_in_parallel_attn"] = 2
+    raw["lm_head_bias"] = "output.bias" in tensors
+    raw |= _experts(checkpoint, metadata)
+    if further := metadata("nextn_predict_layers"):  # counted among the layers
+        raw |= {"num_nextn_predict_layers": further, "num_hidden_layers": raw["num_hidden_layers"] - further}
     head_dim = raw.get("head_dim") or _share(raw)
     if architecture.wide_heads is not None:
         raw["query_pre_attn_scalar"] = (
@@ -70,8 +85,18 @@ def gguf_as_config(checkpoint: Checkpoint) -> dict[str, Any]:
     rotary = metadata("rope.dimension_count")
     if rotary is not None and head_dim:
         raw["partial_rotary_factor"] = rotary / head_dim
-    raw["rope_scaling"] = _scaling(checkpoint, metadata)
+    raw["rope_scaling"] = {**architecture.facts.get("rope_scaling", {}), **_scaling(checkpoint, metadata)}
     return {**{key: value for key, value in raw.items() if value is not None}, **_windows(raw, metadata)}
+
+
+def _experts(checkpoint: Checkpoint, metadata: Metadata) -> dict[str, Any]:
+    """How a router scores, by its number; how wide the expert of all tokens is, by its tensor."""
+    found: dict[str, Any] = {}
+    scoring = metadata("expert_gating_func")
+    if scoring is not None:
+        found["scoring_func"] = _SCORINGS.get(scoring, f"number {scoring}")
+    shared = [tensor for name, tensor in checkpoint.tensors.items() if name.endswith(".ffn_up_shexp.weight")]
+    return found | ({"shared_expert_intermediate_size": shared[0].shape[0]} if shared else {})
 
 
 def _share(raw: dict[str, Any]) -> int:

@@ -12,13 +12,17 @@ from edgelm_export.read_rope import rope_of, rope_values
 
 def read_granite_config(reader: ConfigReader) -> DecoderConfig:
     """Granite multiplies at four places, and divides its logits."""
-    scales = {
+    return DecoderConfig(**{**decoder_values(reader), **granite_scales(reader)})
+
+
+def granite_scales(reader: ConfigReader) -> dict[str, float]:
+    """What Granite multiplies by."""
+    return {
         "attention_scale": reader.number("attention_multiplier", 1.0),
         "embedding_scale": reader.number("embedding_multiplier", 1.0),
         "residual_scale": reader.number("residual_multiplier", 1.0),
         "logits_scale": 1 / reader.number("logits_scaling", 1.0),
     }
-    return DecoderConfig(**{**decoder_values(reader), **scales})
 
 
 def read_smollm3_config(reader: ConfigReader) -> DecoderConfig:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
 
 from edgelm.errors import CheckpointError, MissingWeights, UnusedWeights, WrongShape
 from edgelm_export.checkpoint.base import Checkpoint, LazyTensor
-from edgelm_export.names import NameMap, Source, source_of
+from edgelm_export.names import NameMap, Rows, Source, source_of
 from edgelm_export.transforms import Array, Transform
 
 _CHUNK_BYTES = 16 << 20  # rows are read, quantized and written in pieces of about this many float32 bytes
@@ -21,7 +21,8 @@ _CHUNK_BYTES = 16 << 20  # rows are read, quantized and written in pieces of abo
 class Weight:
     """One canonical tensor that is still on disk; `shape` as the architecture asked for it.
 
-    Its rows begin at row `first` of the checkpoint's tensor, which may hold others too.
+    Its rows begin at row `first` of the checkpoint's tensor, or of part `index` of a stack of them, which may hold others too;
+    every `step`-th row is ours.
     """
 
     name: str
@@ -29,6 +30,8 @@ class Weight:
     tensor: LazyTensor
     transform: Transform | None = None
     first: int = 0
+    index: int | None = None
+    step: int = 1
 
     def read(self) -> Array:
         """The whole tensor as float32 in canonical layout.
@@ -39,20 +42,22 @@ class Weight:
         return self._checked(self._rows(0, math.prod(self.shape[:1])), not_finite)
 
     def chunks(self, flaw: Callable[[Array], str | None]) -> Iterator[Array]:
-        """The tensor's rows in order, in pieces of bounded size; a transformed tensor comes whole, for its rows move.
+        """The tensor's rows in order, in pieces of bounded size; one of a stack comes whole, and a transformed one, for its rows move.
 
         Raises:
             CheckpointError: `flaw` says what is wrong with a piece.
         """
-        ranges = row_ranges(self.shape) if self.transform is None else [(0, self.shape[0])]
+        whole = self.transform is not None or self.index is not None
+        ranges = [(0, self.shape[0])] if whole else row_ranges(self.shape)
         for start, stop in ranges:
             yield self._checked(self._rows(start, stop), flaw)
 
     def _rows(self, start: int, stop: int) -> Array:
-        start, stop = self.first + start, self.first + stop
-        if self.transform is None:
-            return self.tensor.read(start, stop)
-        return self.transform(self.tensor.read())[start:stop]
+        start, stop = self.first + start * self.step, self.first + (stop - 1) * self.step + 1
+        if self.transform is None and self.index is None:
+            return self.tensor.read(start, stop)[:: self.step]
+        values = self.tensor.read() if self.index is None else self.tensor.read(self.index, self.index + 1)[0]
+        return (values if self.transform is None else self.transform(values))[start : stop : self.step]
 
     def _checked(self, values: Array, flaw: Callable[[Array], str | None]) -> Array:
         if (found := flaw(values)) is not None:
@@ -102,8 +107,11 @@ class Weights:
             self._wrong.append(
                 f"{name} <- {source.name}: {list(tensor.shape)} in the file, {list(stored)} by the config"
             )
+        if source.flat:
+            tensor = _as_row(tensor)
         transform = _transposed(source.transform) if source.transposed else source.transform
-        return Weight(name, shape, tensor, transform, source.rows.start if source.rows else 0)
+        rows = source.rows or Rows(0, 0, 0)
+        return Weight(name, shape, tensor, transform, rows.start, source.index, rows.step)
 
     def finish(self) -> None:
         """Settles the accounts once every weight of every program was asked for.
@@ -135,6 +143,11 @@ class Weights:
 
     def _is_ignored(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self._ignored)
+
+
+def _as_row(tensor: LazyTensor) -> LazyTensor:
+    """[columns] as [1, columns]."""
+    return replace(tensor, shape=(1, *tensor.shape), rows=lambda start, stop: tensor.read()[None][start:stop], raw=None)
 
 
 def _transposed(transform: Transform | None) -> Transform:

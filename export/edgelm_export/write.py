@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from edgelm_export.assemble import assemble, plan
 from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.checkpoint.slow_tokenizer import VOCABULARIES
 from edgelm_export.graph import Produce
+from edgelm_export.known_answers import known_answers
 from edgelm_export.model import Model
 from edgelm_export.quantize.recipe import Recipe
 
@@ -113,8 +114,14 @@ def check_space(target: Path, nbytes: int) -> None:
         )
 
 
-def write_programs(model: Model, recipe: Recipe, provider: Provider, folder: Path, taps: Sequence[str] = ()) -> None:
-    """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well."""
+def write_programs(
+    model: Model, recipe: Recipe, provider: Provider, folder: Path, taps: Sequence[str] = ()
+) -> Mapping[str, Mapping[str, Any]]:
+    """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well.
+
+    Returns:
+        The probes of the operators they use, written too, as the manifest lists them.
+    """
     total = plan(model, recipe, provider).nbytes
     files: dict[str, DataFile] = {}
     with progress(total, f"Writing {recipe.name}", "B") as bar:
@@ -130,6 +137,11 @@ def write_programs(model: Model, recipe: Recipe, provider: Provider, folder: Pat
                 file.close()
     for name, program in programs.items():
         write_graph(program, folder / f"{name}.onnx")
+    probes: dict[str, Mapping[str, Any]] = {}
+    for number, probe in enumerate(known_answers(programs.values())):
+        (folder / f"probe-{number}.onnx").write_bytes(probe.graph)
+        probes[f"probe-{number}.onnx"] = {"operator": probe.operator, "tolerance": probe.tolerance}
+    return probes
 
 
 def write_graph(program: ir.Model, file: Path) -> None:

@@ -10,11 +10,16 @@ import numpy as np
 from gguf import GGMLQuantizationType, TokenType
 from numpy.typing import NDArray
 
-from tests.architectures import gguf_families, gguf_gpt, gguf_lineage
+from tests.architectures import gguf_families, gguf_gpt, gguf_lineage, gguf_moe_families
 from tests.architectures.random_checkpoints import SPECIAL_TOKENS, Tensors, tiny_vocabulary
 from tests.architectures.random_configs import Config, older_spelling
 
-FAMILIES = {**gguf_families.FAMILIES, **gguf_gpt.FAMILIES, **gguf_lineage.FAMILIES}
+FAMILIES = {
+    **gguf_families.FAMILIES,
+    **gguf_gpt.FAMILIES,
+    **gguf_lineage.FAMILIES,
+    **gguf_moe_families.MOE_FAMILIES,
+}
 
 # What the converter writes for every model type: the names one fact goes by in config.json, and the writer's method.
 _METADATA = (

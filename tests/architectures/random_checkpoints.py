@@ -129,6 +129,8 @@ def _layer_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 def _draw(rng: np.random.Generator, name: str, shape: tuple[int, ...], inputs: int) -> NDArray[np.float32]:
     if "norm" in name and not name.endswith("bias"):
         values = rng.uniform(0.5, 1.5, shape)
+    elif "correction" in name:  # of scores from 0 to 1: no more than it takes to choose otherwise now and then
+        values = rng.normal(0, 0.1, shape)
     elif len(shape) == 1:
         values = rng.normal(0, 0.3, shape)
     elif "embed_tokens" in name or "lm_head" in name:

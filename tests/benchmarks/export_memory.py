@@ -54,7 +54,7 @@ def main(model: str, precision: str, large: bool, output: Path | None) -> None:
 
 def export_twice(checkpoint: Path, precision: str) -> dict[str, Any]:
     """Exports a checkpoint two times and compares every file."""
-    runs = [_export(checkpoint, precision, BUILD / f"memory-{number}") for number in (1, 2)]
+    runs = [export_once(checkpoint, precision, BUILD / f"memory-{number}") for number in (1, 2)]
     result = {
         "checkpoint_bytes": checkpoint.stat().st_size if checkpoint.is_file() else folder_size(checkpoint),
         "package_bytes": runs[0]["bytes"],
@@ -69,7 +69,8 @@ def export_twice(checkpoint: Path, precision: str) -> dict[str, Any]:
     return result
 
 
-def _export(checkpoint: Path, precision: str, folder: Path) -> dict[str, Any]:
+def export_once(checkpoint: Path, precision: str, folder: Path) -> dict[str, Any]:
+    """Exports a checkpoint in a process of its own: its seconds, peak memory, digests and bytes; the package is removed."""
     command = [sys.executable, str(HERE / "worker_export.py"), "export", str(checkpoint), "-o", str(folder)]
     command += ["--precision", precision, "--no-verify", "--force"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)

@@ -1,17 +1,21 @@
-"""A large random llama checkpoint in hub layout, written tensor by tensor; bfloat16, with the layout of a real one but no meaning."""
+"""Large random checkpoints in hub layout, written tensor by tensor; bfloat16, with the layout of real ones but no meaning."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from environments import ROOT
 
-CONFIG = {
+Config = Mapping[str, Any]
+Tensor = tuple[str, tuple[int, ...]]  # name and shape
+
+CONFIG: Config = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_size": 2048,
@@ -35,15 +39,19 @@ _SHARDS = 4
 _TOKENIZER = ROOT / "tests" / "golden" / "llama"
 
 
-def write_checkpoint(folder: Path) -> int:
-    """Writes the checkpoint, 4 GB in 4 shards, and returns its bytes."""
+def write_checkpoint(folder: Path, config: Config = CONFIG, *, sparse: bool = False) -> int:
+    """Writes the checkpoint in 4 shards, and returns its bytes.
+
+    Args:
+        sparse: all weights are zero and take no room on a disk that knows sparse files.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG, indent=1), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(_TOKENIZER / name, folder / name)
-    tensors = list(_tensors())
-    noise = _noise()
+    tensors = list(_tensors(config))
+    noise = None if sparse else _noise()
     index: dict[str, str] = {}
     for shard in range(_SHARDS):
         name = f"model-{shard + 1:05d}-of-{_SHARDS:05d}.safetensors"
@@ -56,9 +64,8 @@ def write_checkpoint(folder: Path) -> int:
     return total
 
 
-def _tensors() -> Iterator[tuple[str, tuple[int, ...]]]:
-    c = CONFIG
-    width, inner = c["hidden_size"], c["intermediate_size"]
+def _tensors(c: Config) -> Iterator[Tensor]:
+    width = c["hidden_size"]
     queries, keys = c["num_attention_heads"] * c["head_dim"], c["num_key_value_heads"] * c["head_dim"]
     yield "model.embed_tokens.weight", (c["vocab_size"], width)
     for i in range(c["num_hidden_layers"]):
@@ -66,12 +73,35 @@ def _tensors() -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"{layer}.input_layernorm.weight", (width,)
         for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
             yield f"{layer}.self_attn.{name}.weight", (rows, width)
+        if c["model_type"] == "qwen3_moe":
+            yield f"{layer}.self_attn.q_norm.weight", (c["head_dim"],)
+            yield f"{layer}.self_attn.k_norm.weight", (c["head_dim"],)
         yield f"{layer}.self_attn.o_proj.weight", (width, queries)
         yield f"{layer}.post_attention_layernorm.weight", (width,)
-        yield f"{layer}.mlp.gate_proj.weight", (inner, width)
-        yield f"{layer}.mlp.up_proj.weight", (inner, width)
-        yield f"{layer}.mlp.down_proj.weight", (width, inner)
+        yield from _feed_forward(c, layer)
     yield "model.norm.weight", (width,)
+    if not c["tie_word_embeddings"]:
+        yield "lm_head.weight", (c["vocab_size"], width)
+
+
+def _feed_forward(c: Config, layer: str) -> Iterator[Tensor]:
+    width = c["hidden_size"]
+    if c["model_type"] == "llama":
+        yield from _gated(f"{layer}.mlp", ("gate_proj", "up_proj", "down_proj"), c["intermediate_size"], width)
+        return
+    inner = c.get("moe_intermediate_size", c["intermediate_size"])
+    mixtral = c["model_type"] == "mixtral"
+    scope = f"{layer}.block_sparse_moe" if mixtral else f"{layer}.mlp"
+    names = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
+    experts = c["num_local_experts"] if mixtral else c["num_experts"]
+    yield f"{scope}.gate.weight", (experts, width)
+    for e in range(experts):
+        yield from _gated(f"{scope}.experts.{e}", names, inner, width)
+
+
+def _gated(scope: str, names: Sequence[str], inner: int, width: int) -> Iterator[Tensor]:
+    for name, shape in zip(names, ((inner, width), (inner, width), (width, inner)), strict=True):
+        yield f"{scope}.{name}.weight", shape
 
 
 def _noise() -> np.ndarray:
@@ -80,7 +110,7 @@ def _noise() -> np.ndarray:
     return (values.view(np.uint32) >> 16).astype("<u2")
 
 
-def _write_shard(file: Path, tensors: list[tuple[str, tuple[int, ...]]], noise: np.ndarray) -> None:
+def _write_shard(file: Path, tensors: Sequence[Tensor], noise: np.ndarray | None) -> None:
     header: dict[str, object] = {}
     offset = 0
     for name, shape in tensors:
@@ -91,6 +121,9 @@ def _write_shard(file: Path, tensors: list[tuple[str, tuple[int, ...]]], noise: 
     encoded += b" " * (-len(encoded) % 8)
     with file.open("wb") as out:
         out.write(struct.pack("<Q", len(encoded)) + encoded)
+        if noise is None:
+            out.truncate(out.tell() + offset)
+            return
         for position, (_, shape) in enumerate(tensors):
             _write_values(out, _count(shape), np.roll(noise, 7919 * position) if len(shape) > 1 else _ones(shape[0]))
 

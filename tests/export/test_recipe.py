@@ -91,7 +91,8 @@ def test_a_block_size_that_kernels_lack_is_an_error() -> None:
 
 def test_the_manifest_gets_plain_data() -> None:
     recipe = preset("int4-plain", LAYERS)
-    expected = {"name": "int4-plain", "rules": [["*layers.*", "int4-b32"], ["*", "int8-b128"]]}
+    kept = [["*.router", "float32"], ["*.shared_gate", "float32"]]
+    expected = {"name": "int4-plain", "rules": [*kept, ["*layers.*", "int4-b32"], ["*", "int8-b128"]]}
     assert recipe.as_manifest() == expected
     assert json.loads(json.dumps(recipe.as_manifest())) == expected
 

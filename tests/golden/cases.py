@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from tests.architectures.random_configs import Config, base_config, rope_keys
-from tests.golden.case import Golden
+from tests.golden.golden import Golden
 from tests.golden.gpt_cases import gpt_cases
 from tests.golden.lineage_cases import lineage_cases
+from tests.golden.moe_cases import moe_cases
 
 # Epsilons are large enough that a norm without its epsilon, or with another one, is seen.
 _EPS = 1e-2
@@ -17,7 +18,7 @@ _OTHER_THETA = {"rope_theta": {"rope_theta": 20000.0}}
 def golden_cases() -> dict[str, Golden]:
     """Every case by name."""
     first = (*_llama(), *_mistral(), *_qwen2(), *_qwen3())
-    return {case.name: case for case in (*first, *gpt_cases(), *lineage_cases())}
+    return {case.name: case for case in (*first, *gpt_cases(), *lineage_cases(), *moe_cases())}
 
 
 def _llama() -> tuple[Golden, ...]:

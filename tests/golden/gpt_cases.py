@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from tests.architectures.random_configs import ROPE_SCALINGS, Config
-from tests.golden.case import Golden
+from tests.golden.golden import Golden
 
 _SHARED: Config = {
     "vocab_size": 128,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.architectures.random_configs import Config
-from tests.golden.case import Golden
+from tests.golden.golden import Golden
 
 # Epsilons are large enough that a norm without its epsilon, or with another one, is seen.
 _COMMON: Config = {

@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 
 from tests.architectures.random_checkpoints import SPECIAL_TOKENS, Tensors, random_tensors, write_config
 from tests.architectures.random_configs import Config
-from tests.golden.case import Golden
 from tests.golden.cases import golden_cases
 from tests.golden.encoder_cases import encoder_golden_cases
+from tests.golden.golden import Golden
 from tests.golden.seq2seq_cases import seq2seq_golden_cases
 from tests.parity.golden_encoders import record_encoder
 from tests.parity.golden_seq2seq import record_seq2seq

@@ -24,6 +24,9 @@ WRONG_WHEN_EAGER = frozenset({"falcon"})
 
 READS_ROPE_PARAMETERS = Version(transformers.__version__) >= Version("5")
 
+# The grouped kernels that release 5 runs experts on refuse widths that are no multiples of 4.
+_EAGER_EXPERTS = {"experts_implementation": "eager"} if READS_ROPE_PARAMETERS else {}
+
 
 def load_reference(folder: Path, **options: Any) -> Any:
     """The checkpoint as float32, from its own config.json, with every tensor accounted for.
@@ -40,6 +43,7 @@ def load_reference(folder: Path, **options: Any) -> Any:
             attn_implementation="sdpa" if _model_type(folder) in WRONG_WHEN_EAGER else "eager",
             local_files_only=True,
             output_loading_info=True,
+            **_EAGER_EXPERTS,
             **options,
         )
     # An encoder may come with the head of its training, which its class has no place for.

@@ -19,16 +19,19 @@ from edgelm_export.architectures.falcon import FALCON
 from edgelm_export.architectures.gemma import GEMMA, GEMMA2, GEMMA3, GLM4
 from edgelm_export.architectures.gpt2 import GPT2, GPT_BIGCODE, GPT_NEO, OPENAI_GPT
 from edgelm_export.architectures.gpt_neox import CODEGEN, GPT_NEOX, GPTJ, PHI
+from edgelm_export.architectures.gpt_oss import GPT_OSS
 from edgelm_export.architectures.hunyuan import HUNYUAN
 from edgelm_export.architectures.llama import LLAMA, QWEN2
 from edgelm_export.architectures.llama_kin import ARCEE, GRANITE, HELIUM, MINISTRAL, OLMO, SEED_OSS, SMOLLM3
 from edgelm_export.architectures.marian import MARIAN
 from edgelm_export.architectures.ministral3 import MINISTRAL3
+from edgelm_export.architectures.mixture import GRANITE_MOE, MIXTURE, OLMOE
 from edgelm_export.architectures.modernbert import MODERNBERT
 from edgelm_export.architectures.mpnet import MPNET
 from edgelm_export.architectures.olmo2 import EXAONE4, OLMO2
 from edgelm_export.architectures.opt import OPT
 from edgelm_export.architectures.phi3 import GLM, PHI3
+from edgelm_export.architectures.phimoe import PHIMOE
 from edgelm_export.architectures.roberta import ROBERTA
 from edgelm_export.architectures.starcoder2 import NEMOTRON, STABLELM, STARCODER2
 from edgelm_export.architectures.t5 import T5
@@ -59,23 +62,28 @@ ARCHITECTURES = (
     GPT_BIGCODE,
     GPT_NEO,
     GPT_NEOX,
+    GPT_OSS,
     GRANITE,
+    GRANITE_MOE,
     HELIUM,
     HUNYUAN,
     LLAMA,
     MARIAN,
     MINISTRAL,
     MINISTRAL3,
+    MIXTURE,
     MODERNBERT,
     MPNET,
     MPT,
     NEMOTRON,
     OLMO,
     OLMO2,
+    OLMOE,
     OPENAI_GPT,
     OPT,
     PHI,
     PHI3,
+    PHIMOE,
     QWEN2,
     ROBERTA,
     SEED_OSS,

@@ -28,6 +28,7 @@ class Architecture:
         prefix: what checkpoints with a head put before the names of the rest; those without a head leave it out.
         seq2seq: encoder and decoder belong together: the decoder attends to what the encoder puts out.
         ignored: glob on source names -> why leaving those tensors out is right; any other leftover is an error.
+        left_out: the same, of tensors whose names depend on the config.
     """
 
     family: str
@@ -41,3 +42,4 @@ class Architecture:
     prefix: str = ""
     seq2seq: bool = False
     ignored: Mapping[str, str] = field(default_factory=dict[str, str])
+    left_out: Callable[[Any], Mapping[str, str]] = lambda _: {}

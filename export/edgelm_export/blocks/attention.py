@@ -12,7 +12,7 @@ from edgelm import signature
 from edgelm_export.blocks.cache import Step
 from edgelm_export.blocks.encoder import Tokens
 from edgelm_export.blocks.kernels import group_query_attention, multi_head_attention, rotary_embedding
-from edgelm_export.blocks.linear import linear, split
+from edgelm_export.blocks.linear import as_activation, linear, split
 from edgelm_export.blocks.local_attention import LocalText, local_attention
 from edgelm_export.blocks.rotary import Rotary, WholeText
 from edgelm_export.blocks.scaling import clipped
@@ -137,6 +137,12 @@ def global_rotary_attention(g: GraphBuilder, x: ir.Value, c: EncoderConfig, text
 def local_rotary_attention(g: GraphBuilder, x: ir.Value, c: EncoderConfig, text: LocalText) -> ir.Value:
     """Every token attends to those near it, with rotary positions."""
     return _projected(g, local_attention(g, _turned(g, _queries(g, x, c), c, text.rotary), text.blocks, c), c)
+
+
+def attention_sinks(g: GraphBuilder, c: ModelConfig) -> ir.Value:
+    """One learned score for each head, which takes its share of attention and gives nothing (OpenAI 2025, arXiv:2508.10925)."""
+    weight = g.weight("sinks.weight", (c.num_attention_heads,))
+    return as_activation(g, g.stored(weight.name, "float32", weight.shape, lambda: [weight.read()]))
 
 
 def _kept(g: GraphBuilder, present: Sequence[ir.Value], step: Step, i: int) -> None:

@@ -9,9 +9,11 @@ import onnx_ir as ir
 
 from edgelm_export.blocks.dynamic import dynamic_projection
 from edgelm_export.blocks.kernels import QuantizedWeight, gather_block_quantized, matmul_nbits, matmul_transposed
+from edgelm_export.blocks.stored import as_activation, stored_blocks, stored_floats
 from edgelm_export.config import ModelConfig
-from edgelm_export.graph import DTYPES, GraphBuilder
+from edgelm_export.graph import GraphBuilder
 from edgelm_export.quantize.formats import Format
+from edgelm_export.transforms import Array
 from edgelm_export.weights import Weight
 
 # Before the scope of a projection it names the projection's input among the taps.
@@ -85,12 +87,6 @@ def token_logits(g: GraphBuilder, x: ir.Value, c: ModelConfig, size: int, *, bia
     return project(g, x, table, [g.weight(f"{table}.weight", (c.vocab_size, size))], form, added)
 
 
-def as_activation(g: GraphBuilder, value: ir.Value, dtype: ir.DataType | None = None) -> ir.Value:
-    """`value`, which has `dtype` or its own, in the dtype of activations. ONNX Runtime does this to a stored constant once, at load."""
-    wanted = DTYPES[g.provider.activation_dtype]
-    return value if (dtype or value.dtype) == wanted else g.op("Cast", value, to=wanted)
-
-
 def project(
     g: GraphBuilder, x: ir.Value, name: str, weights: Sequence[Weight], form: Format, bias: ir.Value | None
 ) -> ir.Value:
@@ -115,34 +111,11 @@ def _bias(g: GraphBuilder, group: str, sizes: Mapping[str, int]) -> ir.Value:
 def _store(g: GraphBuilder, name: str, weights: Sequence[Weight], form: Format) -> ir.Value | QuantizedWeight:
     """Joins the weights' rows, in the format asked for, piece by piece."""
     n, k = sum(weight.shape[0] for weight in weights), weights[0].shape[1]
-    if form.bits < 16:
-        return _store_quantized(g, name, weights, form, (n, k))
-    dtype = np.dtype(form.dtype)
-    chunks = (chunk.astype(dtype, copy=False) for weight in weights for chunk in weight.chunks(form.flaw))
-    return g.stored(f"{name}.weight", dtype.name, (n, k), lambda: chunks)
 
-
-def _store_quantized(
-    g: GraphBuilder, name: str, weights: Sequence[Weight], form: Format, shape: tuple[int, int]
-) -> QuantizedWeight:
-    n, k = shape
-    blocks = form.blocks(k)
-    scales: list[np.ndarray] = []
-    zero_points: list[np.ndarray] = []
-
-    def packed() -> Iterator[np.ndarray]:
+    def pieces() -> Iterator[Array]:
         for weight in weights:
-            for chunk in weight.chunks(form.flaw):
-                part = form.quantize(chunk)
-                scales.append(part.scales)
-                if part.zero_points is not None:
-                    zero_points.append(part.zero_points)
-                yield part.packed
+            yield from weight.chunks(form.flaw)
 
-    # Scales and zero points are there once the last piece is packed, so they are stored in this order.
-    stored = g.stored(f"{name}.packed", "uint8", (n, blocks, form.block_size * form.bits // 8), packed)
-    scale = g.stored(f"{name}.scales", form.scale_dtype, (n, blocks), lambda: scales)
-    zeros = None
-    if not form.symmetric:
-        zeros = g.stored(f"{name}.zero_points", "uint8", (n, -(-blocks * form.bits // 8)), lambda: zero_points)
-    return QuantizedWeight(n, k, form, stored, as_activation(g, scale), zeros)
+    if form.bits < 16:
+        return stored_blocks(g, name, form, (n,), k, pieces)
+    return stored_floats(g, f"{name}.weight", form, (n, k), pieces)

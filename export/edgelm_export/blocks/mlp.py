@@ -16,9 +16,12 @@ from edgelm_export.graph import GraphBuilder
 FeedForward = Callable[[GraphBuilder, ir.Value, Any], ir.Value]
 
 
-def gated_mlp(g: GraphBuilder, x: ir.Value, c: ModelConfig) -> ir.Value:
-    """down_proj(act(gate_proj(x)) * up_proj(x)) (Shazeer 2020, arXiv:2002.05202); gate and up are one projection."""
-    size = c.intermediate_size
+def gated_mlp(g: GraphBuilder, x: ir.Value, c: ModelConfig, size: int | None = None) -> ir.Value:
+    """down_proj(act(gate_proj(x)) * up_proj(x)) (Shazeer 2020, arXiv:2002.05202); gate and up are one projection.
+
+    `size` is what lies between, the config's intermediate_size by default.
+    """
+    size = size or c.intermediate_size
     both = linear(g, x, {"gate_proj": size, "up_proj": size}, c.hidden_size, bias=c.mlp_bias, group="gate_up_proj")
     gate, up = split(g, both, (size, size))
     h = g.op("Mul", activation(g, gate, c.hidden_act), up)

@@ -1,4 +1,4 @@
-"""What a golden of a decoder consists of."""
+"""What a golden of a decoder is."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class Golden:
         generation: generation_config.json, if there is one.
         shards: how many files the tensors are spread over.
         new_tokens: how many are generated.
+        unseen: glob of tensors that no logits depend on: softmax ignores what a key's bias adds to all scores of a query.
     """
 
     name: str
@@ -26,5 +27,5 @@ class Golden:
     sensitive: Mapping[str, Config] = field(default_factory=dict[str, Config])
     generation: Config | None = None
     shards: int = 1
-    unseen: str = ""
     new_tokens: int = 16
+    unseen: str = ""

@@ -1,0 +1,57 @@
+"""Rows of weights on their way into the package: in the format asked for, piece by piece, so that one piece bounds the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgelm_export.blocks.kernels import QuantizedWeight
+from edgelm_export.graph import DTYPES, GraphBuilder
+from edgelm_export.quantize.formats import Format
+
+Pieces = Callable[[], Iterable[NDArray[np.float32]]]
+
+
+def as_activation(g: GraphBuilder, value: ir.Value, dtype: ir.DataType | None = None) -> ir.Value:
+    """`value`, which has `dtype` or its own, in the dtype of activations. ONNX Runtime does this to a stored constant once, at load."""
+    wanted = DTYPES[g.provider.activation_dtype]
+    return value if (dtype or value.dtype) == wanted else g.op("Cast", value, to=wanted)
+
+
+def stored_floats(g: GraphBuilder, name: str, form: Format, shape: tuple[int, ...], pieces: Pieces) -> ir.Value:
+    """A float weight in its format's dtype; `pieces` together have that shape."""
+    dtype = np.dtype(form.dtype)
+    return g.stored(name, dtype.name, shape, lambda: (piece.astype(dtype, copy=False) for piece in pieces()))
+
+
+def stored_blocks(
+    g: GraphBuilder, name: str, form: Format, rows: tuple[int, ...], k: int, pieces: Pieces
+) -> QuantizedWeight:
+    """A weight in blocks: pieces of rows [n, k] in, the initializers `name`.packed, .scales and .zero_points out.
+
+    Args:
+        rows: (n,), or (experts, n), whose kernel wants a packed row without an axis for its blocks.
+    """
+    blocks, block_bytes = form.blocks(k), form.block_size * form.bits // 8
+    packed_shape = (*rows, blocks, block_bytes) if len(rows) == 1 else (*rows, blocks * block_bytes)
+    scales: list[np.ndarray] = []
+    zero_points: list[np.ndarray] = []
+
+    def packed() -> Iterator[np.ndarray]:
+        for piece in pieces():
+            part = form.quantize(piece)
+            scales.append(part.scales)
+            if part.zero_points is not None:
+                zero_points.append(part.zero_points)
+            yield part.packed
+
+    # Scales and zero points are there once the last piece is packed, so they are stored in this order.
+    stored = g.stored(f"{name}.packed", "uint8", packed_shape, packed)
+    scale = g.stored(f"{name}.scales", form.scale_dtype, (*rows, blocks), lambda: scales)
+    zeros = None
+    if not form.symmetric:
+        zeros = g.stored(f"{name}.zero_points", "uint8", (*rows, -(-blocks * form.bits // 8)), lambda: zero_points)
+    return QuantizedWeight(rows[-1], k, form, stored, as_activation(g, scale), zeros)
