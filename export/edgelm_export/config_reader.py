@@ -66,6 +66,7 @@ class ConfigReader:
         """What a key that is missing or null stands for, where that follows from other keys."""
         if self._raw.get(key) is None:
             self._raw = {**self._raw, key: value}
+            self._read.add(key)
 
     def problem(self, text: str) -> None:
         """Notes something that stands in the way."""

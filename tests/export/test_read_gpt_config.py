@@ -115,7 +115,7 @@ UNSUPPORTED = [
     ("codegen", {"n_embd": 72, "n_head": 9, "rotary_dim": 32}, r"rotary_dim is 32"),
     ("codegen", {"n_embd": 50, "head_dim": 16}, r"n_embd 50 is not a multiple of 4, the pieces of its projections"),
     ("gpt_neox", {"rotary_pct": 0.1}, r"partial_rotary_factor 0.1 of head_dim 16 is no even number"),
-    ("phi", {"rope_scaling": {"type": "su"}}, r"rope type 'su' is not supported"),
+    ("phi", {"rope_scaling": {"type": "spiral"}}, r"rope type 'spiral' is not supported"),
     ("falcon", {"num_ln_in_parallel_attn": 2}, r"num_ln_in_parallel_attn 2 is not supported"),
     (
         "falcon",
