@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -10,6 +10,7 @@ import onnx_ir as ir
 from edgelm_export.blocks.linear import as_activation
 from edgelm_export.config import DecoderConfig
 from edgelm_export.graph import GraphBuilder
+from edgelm_export.weights import Weight
 
 # (g, hidden states, name of the weights, size of the last axis, epsilon) -> the same, normed.
 Norm = Callable[[GraphBuilder, ir.Value, str, int, float], ir.Value]
@@ -38,7 +39,7 @@ def bare_layer_norm(g: GraphBuilder, x: ir.Value, name: str, size: int, epsilon:
 
 def head_norm(g: GraphBuilder, x: ir.Value, name: str, head_dim: int, epsilon: float) -> ir.Value:
     """RMS norm of each head apart: [batch, sequence, heads * head_dim] -> the same."""
-    return _together(g, rms_norm(g, _heads_apart(g, x, head_dim), name, head_dim, epsilon))
+    return together(g, rms_norm(g, by_head(g, x, head_dim), name, head_dim, epsilon))
 
 
 def head_norms(g: GraphBuilder, q: ir.Value, k: ir.Value, c: DecoderConfig) -> tuple[ir.Value, ir.Value]:
@@ -60,16 +61,24 @@ def head_layer_norms(g: GraphBuilder, q: ir.Value, k: ir.Value, c: DecoderConfig
 
 
 def _head_layer_norm(g: GraphBuilder, x: ir.Value, name: str, heads: int, c: DecoderConfig) -> ir.Value:
-    weight = g.weight(f"{name}.weight", (heads, c.head_dim))
-    stored = g.stored(weight.name, "float32", weight.shape, lambda: [weight.read()])
-    normed = bare_layer_norm(g, _heads_apart(g, x, c.head_dim), name, c.head_dim, c.norm_eps)
-    return _together(g, g.op("Mul", normed, as_activation(g, stored)))
+    return heads_normed(g, x, name, [g.weight(f"{name}.weight", (heads, c.head_dim))], heads, c)
 
 
-def _heads_apart(g: GraphBuilder, x: ir.Value, head_dim: int) -> ir.Value:
+def heads_normed(
+    g: GraphBuilder, x: ir.Value, name: str, weights: Sequence[Weight], heads: int, c: DecoderConfig
+) -> ir.Value:
+    """Layer norm of each head times a weight of its own; `weights` hold those of all heads, in one tensor or in several."""
+    shape = (heads, c.head_dim)
+    stored = g.stored(g.name(f"{name}.weight"), "float32", shape, lambda: (weight.read() for weight in weights))
+    normed = bare_layer_norm(g, by_head(g, x, c.head_dim), name, c.head_dim, c.norm_eps)
+    return together(g, g.op("Mul", normed, as_activation(g, stored)))
+
+
+def by_head(g: GraphBuilder, x: ir.Value, head_dim: int) -> ir.Value:
     """[batch, sequence, heads * head_dim] -> [batch, sequence, heads, head_dim]."""
     return g.op("Reshape", x, g.constant(np.array([0, 0, -1, head_dim], np.int64)))
 
 
-def _together(g: GraphBuilder, x: ir.Value) -> ir.Value:
+def together(g: GraphBuilder, x: ir.Value) -> ir.Value:
+    """[batch, sequence, heads, head_dim] -> [batch, sequence, heads * head_dim]."""
     return g.op("Reshape", x, g.constant(np.array([0, 0, -1], np.int64)))
