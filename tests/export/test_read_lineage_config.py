@@ -169,7 +169,7 @@ def test_everything_unsupported_is_listed_at_once() -> None:
             layer_types=["x"],
         )
     for part in (
-        "hidden_act 'mish'",
+        "hidden_activation 'mish'",
         "attn_logit_softcapping is 'much'",
         "query_pre_attn_scalar is 0",
         "layer_types must",

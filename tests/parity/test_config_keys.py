@@ -15,6 +15,7 @@ from tests.parity.reference import READS_ROPE_PARAMETERS, load_reference, refere
 PROMPT_TOKENS = 40
 ALTERNATING = ["sliding_attention", "full_attention"]
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+PROPORTIONAL = {"rope_type": "proportional", "rope_theta": 5e2, "partial_rotary_factor": 0.6}
 LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 1e4,
@@ -48,7 +49,7 @@ CONFIGS = {
 ONLY_SINCE_5 = {
     "llama-with-theta-outside": base_config("llama", rope_theta=5e4, rope_parameters={"rope_type": "default"}),
     "llama-with-two-thetas": base_config("llama", rope_theta=5e4, rope_parameters={"rope_type": "default", "rope_theta": 2e4}),
-    "llama-with-standing-pairs": base_config("llama", rope_parameters={"rope_type": "proportional", "rope_theta": 5e2, "partial_rotary_factor": 0.6}),
+    "llama-with-standing-pairs": base_config("llama", rope_parameters=PROPORTIONAL),
     "llama-with-longrope-in-a-long-text": base_config("llama", rope_parameters={**LONGROPE, **trained_on(32)}),
     "llama-with-longrope-in-a-short-text": base_config("llama", rope_parameters={**LONGROPE, **trained_on(48)}),
     "llama-without-any-theta": base_config("llama", rope_parameters={"rope_type": "linear", "factor": 2.0}),
