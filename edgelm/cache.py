@@ -71,10 +71,7 @@ class StaticKVCache:
         if length <= self.max_length:
             return False
         check_room(length, self.limit)
-        capacity = max(_SMALLEST_BUCKET, self.max_length)
-        while capacity < length:
-            capacity *= 2
-        self._rebuild(list(range(len(self.lengths))), min(capacity, self.limit))
+        self._rebuild(list(range(len(self.lengths))), min(self._bucket(length), self.limit))
         return True
 
     def advance(self, row: int, count: int) -> None:
@@ -116,11 +113,19 @@ class StaticKVCache:
         """Inputs and outputs to bind for these rows: views of the same memory, since the program updates them in place."""
         inputs: dict[str, NDArray[Any]] = {}
         outputs: dict[str, NDArray[Any]] = {}
-        for (i, layer, kind), array in zip(self._owners, self._buffers, strict=True):
-            view = array[start:stop]
-            inputs[signature.past(i, kind)] = view
-            outputs |= {signature.present(i, name): view for name in (signature.KINDS if layer.latent else (kind,))}
+        for (i, _, kind), array in zip(self._owners, self._buffers, strict=True):
+            inputs[signature.past(i, kind)] = outputs[signature.present(i, kind)] = array[start:stop]
         return inputs, outputs
+
+    def _bucket(self, length: int) -> int:
+        """Positions to make room for: twice as many each time, or an eighth more where decode steps go through the whole buffer."""
+        if any(layer.latent for _, layer, _ in self._owners):
+            step = _SMALLEST_BUCKET * max(1, length // (8 * _SMALLEST_BUCKET))
+            return -(-length // step) * step
+        capacity = max(_SMALLEST_BUCKET, self.max_length)
+        while capacity < length:
+            capacity *= 2
+        return capacity
 
     def _copy_rows(self, parents: Mapping[int, int]) -> None:
         spare: list[NDArray[Any]] = []

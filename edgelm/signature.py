@@ -40,7 +40,7 @@ def past(layer: int, kind: str) -> str:
 
 
 def present(layer: int, kind: str) -> str:
-    """Name of a layer's cache output, bound to the same buffer as its input; a latent layer's key and value to one."""
+    """Name of a layer's cache output, bound to the same buffer as its input."""
     return f"present.{layer}.{kind}"
 
 

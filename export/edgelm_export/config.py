@@ -64,6 +64,11 @@ class ModelConfig:
     notes: tuple[str, ...] = field(default=(), compare=False)  # what the user should hear about the source's config
 
     @property
+    def heads(self) -> str:
+        """What attends to what, in words."""
+        return f"{self.num_attention_heads} query heads, {self.num_key_value_heads} key-value heads of {self.head_dim}"
+
+    @property
     def attention_sizes(self) -> dict[str, int]:
         """Widths of the projections that attention reads, in their usual order."""
         return {"q_proj": self.query_size, "k_proj": self.key_value_size, "v_proj": self.key_value_size}
@@ -303,3 +308,53 @@ class MixtureConfig(DecoderConfig):
     num_nextn_predict_layers: (
         int  # layers behind the last that predict tokens after the next; a checkpoint may hold them
     )
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """Multi-head latent attention: keys and values of all heads come from one narrow latent a token, which is what is kept.
+
+    Attributes:
+        q_lora_rank: width of the queries' own latent; None where they come from the hidden states.
+        kv_lora_rank: width of the latent of keys and values.
+        qk_nope_head_dim: dimensions of each query and key without positions.
+        qk_rope_head_dim: dimensions with rotary positions, of which all heads share one key.
+        v_head_dim: of each value.
+        norm_eps: of the norms of latents.
+        scale: of the scores.
+    """
+
+    q_lora_rank: int | None
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+    norm_eps: float
+    scale: float
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Width of a query."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    @property
+    def kept_dim(self) -> int:
+        """What the cache keeps of a token: its latent, and the key that has its position."""
+        return self.kv_lora_rank + self.qk_rope_head_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepseekConfig(MixtureConfig):
+    """A mixture of experts with latent attention. Heads attend to one and the same latent, so `num_key_value_heads` is 1."""
+
+    latent: LatentConfig
+
+    @property
+    def heads(self) -> str:
+        """What attends to what, in words."""
+        m = self.latent
+        return f"{self.num_attention_heads} query heads on one latent of {m.kv_lora_rank} and a rotary key of {m.qk_rope_head_dim}"
+
+    def cache_geometry(self, dtype: str) -> CacheGeometry:
+        """One buffer a layer, which serves as keys and as values."""
+        return CacheGeometry((LayerCache(1, self.latent.kept_dim, latent=True),) * self.num_hidden_layers, dtype)

@@ -115,6 +115,22 @@ class GraphBuilder:
         self._nodes.append(node)
         return node.outputs[0] if outputs == 1 else tuple(node.outputs)
 
+    def inner(self, name: str, build: Callable[[], ir.Value]) -> ir.Graph:
+        """A graph for a node that decides whether it runs; it sees the values around it.
+
+        Args:
+            name: the scope of what it holds.
+            build: returns its one output, an activation.
+        """
+        outside, self._nodes = self._nodes, []
+        try:
+            with self.at(name):
+                result = build()
+            result.type = ir.TensorType(DTYPES[self.provider.activation_dtype])
+            return ir.Graph((), [result], nodes=self._nodes, name=self.name(name))
+        finally:
+            self._nodes = outside
+
     def tap(self, leaf: str, value: ir.Value, kind: str = "") -> ir.Value:
         """Names a block's result by its scope; a name that a tap pattern matches becomes a graph output, float32 of any shape.
 

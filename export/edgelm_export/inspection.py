@@ -62,7 +62,7 @@ def _facts(model: Model, source: str) -> dict[str, Any]:
         "context_length": c.context_length,
         "layers": c.num_hidden_layers,
         "hidden_size": c.hidden_size,
-        "attention": f"{c.num_attention_heads} query heads, {c.num_key_value_heads} key-value heads of {c.head_dim}",
+        "attention": c.heads,
         "vocab_size": c.vocab_size,
         **(c.cache_geometry(provider.activation_dtype).facts() if model.family == "decoder" else {}),
         "export_bytes": {name: _export_bytes(model, name, provider) for name in PRECISIONS},

@@ -28,6 +28,7 @@ class Source:
     """A module of the checkpoint, and how its layout differs from ours: first the transform, then the rows.
 
     Attributes:
+        turned: our columns are the rows there: [rows, n] in the file is [n, rows] of ours.
         transposed: the file has columns for our rows (GPT-2 keeps [in, out]); it is turned before anything else.
         also: other names the same tensor goes by; of tied tables a file keeps any one.
         shape: of the file's tensor, where the transform changes it.
@@ -40,6 +41,7 @@ class Source:
     name: str
     transform: Transform | None = None
     rows: Rows | None = None
+    turned: bool = False
     transposed: bool = False
     also: tuple[str, ...] = ()
     leaf: bool = True
@@ -52,6 +54,7 @@ class Source:
         """The shape that a tensor of ours has in the file."""
         if self.shape:
             return self.shape
+        shape = shape[::-1] if self.turned else shape
         whole = shape if self.rows is None else (self.rows.total, *shape[1:])
         whole = whole[::-1] if self.transposed else whole
         whole = whole[1:] if self.flat else whole

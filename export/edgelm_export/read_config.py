@@ -47,7 +47,7 @@ def read_config(
         reader.problem(unread)
     reader.finish()
     notes = [f"config key {key!r} is not known to edgelm and was not used" for key in reader.unread()]
-    return replace(config, notes=tuple(notes))
+    return replace(config, notes=(*config.notes, *notes))
 
 
 def model_type_of(checkpoint: Checkpoint) -> str:

@@ -11,7 +11,7 @@ from edgelm_export.config_reader import ConfigReader
 from edgelm_export.read_rope import read_rope
 
 # Heads of GroupQueryAttention are multiples of it wide (ONNX Runtime 1.31).
-_HEAD_MULTIPLE = 8
+HEAD_MULTIPLE = 8
 
 # EuroBERT's words -> ours; "late" means the logits of all tokens are averaged.
 _CLASSIFIER_POOLINGS = {"bos": "cls", "mean": "mean", "late": "late"}
@@ -83,9 +83,9 @@ def _check_attention(reader: ConfigReader, values: Mapping[str, Any]) -> None:
     heads, shared, size = (values[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
     if heads % shared:
         reader.problem(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {shared}")
-    if size % _HEAD_MULTIPLE:
+    if size % HEAD_MULTIPLE:
         reader.problem(
-            f"head_dim {size} is not a multiple of {_HEAD_MULTIPLE}, which the fused attention of ONNX Runtime needs"
+            f"head_dim {size} is not a multiple of {HEAD_MULTIPLE}, which the fused attention of ONNX Runtime needs"
         )
     if not values["causal"] and any(values["sliding_windows"]):
         reader.problem("sliding windows are supported in causal models only (is_causal is false)")

@@ -109,6 +109,8 @@ class Weights:
             )
         if source.flat:
             tensor = _as_row(tensor)
+        if source.turned:
+            return Weight(name, shape, _part(tensor, source), _turned)
         transform = _transposed(source.transform) if source.transposed else source.transform
         rows = source.rows or Rows(0, 0, 0)
         return Weight(name, shape, tensor, transform, rows.start, source.index, rows.step)
@@ -153,6 +155,19 @@ def _as_row(tensor: LazyTensor) -> LazyTensor:
 def _transposed(transform: Transform | None) -> Transform:
     """The same for tensors whose file has columns for rows."""
     return lambda x: np.ascontiguousarray(x.T) if transform is None else transform(np.ascontiguousarray(x.T))
+
+
+def _part(tensor: LazyTensor, source: Source) -> LazyTensor:
+    """The rows of a tensor that the source names, as a tensor of their own."""
+    if source.rows is None:
+        return tensor
+    first, count = source.rows.start, source.rows.stop - source.rows.start
+    shape = (count, *tensor.shape[1:])
+    return replace(tensor, shape=shape, rows=lambda start, stop: tensor.read(first + start, first + stop), raw=None)
+
+
+def _turned(x: Array) -> Array:
+    return np.ascontiguousarray(x.T)
 
 
 def _older_spelling(name: str) -> str:

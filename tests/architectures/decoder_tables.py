@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.architectures import gpt_tables, lineage_tables, moe_tables
+from tests.architectures import gpt_tables, latent_tables, lineage_tables, moe_tables
 from tests.architectures.encoder_tables import Column
 
 # By model type: columns of partial configs, one of each column making a configuration.
-TABLES: Mapping[str, Mapping[str, Column]] = {**gpt_tables.TABLES, **lineage_tables.TABLES, **moe_tables.TABLES}
+TABLES: Mapping[str, Mapping[str, Column]] = {
+    **gpt_tables.TABLES,
+    **lineage_tables.TABLES,
+    **moe_tables.TABLES,
+    **latent_tables.TABLES,
+}

@@ -14,6 +14,7 @@ from tests.architectures.gguf_checkpoints import FAMILIES, rounded, write_gguf
 from tests.architectures.random_checkpoints import random_tensors, write_checkpoint
 from tests.architectures.random_configs import Config, base_config, rope_keys
 from tests.architectures.running import distance, export_and_load
+from tests.architectures.test_gguf_mixtures import CASES as MIXTURES
 
 # Some numbers, such as Llama 3's divisors, are stored as float32 in one format and computed in the other.
 STORED_FACTORS_TOLERANCE = 1e-5
@@ -55,7 +56,7 @@ def test_what_float32_rounds_changes_next_to_nothing(name: str, tmp_path: Path) 
 
 def test_every_type_that_is_read_from_gguf_is_tried() -> None:
     read = {name for name, architecture in REGISTRY.items() if "gguf" in architecture.names}
-    tried = {config["model_type"] for config in (*CONFIGS.values(), *ROUNDED.values())}
+    tried = {config["model_type"] for config in (*CONFIGS.values(), *ROUNDED.values(), *MIXTURES.values())}
     assert tried == set(FAMILIES)
     # Ministral (the first) is stored as Llama, by whose rules a window is none.
     assert read - tried == {"ministral"}

@@ -9,7 +9,7 @@ import pytest
 
 from edgelm.errors import CheckpointError, MissingWeights, UnusedWeights, WrongShape
 from edgelm_export.checkpoint.base import Checkpoint, LazyTensor
-from edgelm_export.names import Source, joined, name_map, per_layer, source_of
+from edgelm_export.names import Rows, Source, joined, name_map, per_layer, source_of
 from edgelm_export.transforms import unpermute_rope
 from edgelm_export.weights import Weights, not_finite
 
@@ -138,3 +138,20 @@ def test_a_transform_comes_before_the_choice_of_rows() -> None:
     weight = weights.get("k_proj.weight", (3, 3))
     np.testing.assert_array_equal(weight.read(), WHOLE[::-1][5:])
     np.testing.assert_array_equal(np.concatenate(list(weight.chunks(not_finite))), WHOLE[::-1][5:])
+
+
+def test_rows_may_be_columns_of_ours_and_no_others_are_read() -> None:
+    read: list[tuple[int, int]] = []
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        read.append((start, stop))
+        return WHOLE[start:stop]
+
+    tensors = {"both.weight": LazyTensor("both.weight", "float32", (8, 3), rows)}
+    names = {"up": Source("both", rows=Rows(2, 6, 8), turned=True)}
+    weights = Weights(Checkpoint("hf", {}, {}, tensors, (Path("model.safetensors"),), dict), names, {})
+    weight = weights.get("up.weight", (3, 4))
+    weights.finish()
+    np.testing.assert_array_equal(weight.read(), WHOLE[2:6].T)
+    np.testing.assert_array_equal(np.concatenate(list(weight.chunks(not_finite))), WHOLE[2:6].T)
+    assert set(read) == {(2, 6)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.architectures.random_configs import Config, base_config, rope_keys
 from tests.golden.golden import Golden
 from tests.golden.gpt_cases import gpt_cases
+from tests.golden.latent_cases import latent_cases
 from tests.golden.lineage_cases import lineage_cases
 from tests.golden.moe_cases import moe_cases
 
@@ -18,7 +19,8 @@ _OTHER_THETA = {"rope_theta": {"rope_theta": 20000.0}}
 def golden_cases() -> dict[str, Golden]:
     """Every case by name."""
     first = (*_llama(), *_mistral(), *_qwen2(), *_qwen3())
-    return {case.name: case for case in (*first, *gpt_cases(), *lineage_cases(), *moe_cases())}
+    others = (*gpt_cases(), *latent_cases(), *lineage_cases(), *moe_cases())
+    return {case.name: case for case in (*first, *others)}
 
 
 def _llama() -> tuple[Golden, ...]:

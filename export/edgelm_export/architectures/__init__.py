@@ -12,6 +12,7 @@ from edgelm_export.architectures.bloom import BLOOM, MPT
 from edgelm_export.architectures.cohere import COHERE, COHERE2
 from edgelm_export.architectures.deberta import DEBERTA
 from edgelm_export.architectures.deberta_v2 import DEBERTA_V2
+from edgelm_export.architectures.deepseek import DEEPSEEK
 from edgelm_export.architectures.distilbert import DISTILBERT
 from edgelm_export.architectures.electra import ELECTRA
 from edgelm_export.architectures.eurobert import EUROBERT
@@ -47,6 +48,7 @@ ARCHITECTURES = (
     COHERE2,
     DEBERTA,
     DEBERTA_V2,
+    DEEPSEEK,
     DISTILBERT,
     ELECTRA,
     EUROBERT,

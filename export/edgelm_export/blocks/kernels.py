@@ -165,6 +165,47 @@ def group_query_attention(
     )
 
 
+def attention_to_cache(
+    g: GraphBuilder, query: ir.Value, cache: ir.Value, lengths: Sequence[ir.Value], heads: int, scale: float
+) -> ir.Value:
+    """Causal attention of all heads to one buffer that holds keys which are values: [batch, sequence, heads * width] -> the same.
+
+    Args:
+        cache: [batch, 1, max_length, width], the new tokens' keys included; it is read where it is.
+        lengths: as in Lengths.
+        scale: of the scores.
+    """
+    keys = g.op("Squeeze", cache, g.constant(np.array([1], np.int64)))
+    zero, axis = (g.constant(np.array([n], np.int64)) for n in (0, 1))
+    none = g.op("Slice", keys, zero, zero, axis)  # no new ones
+    # Without outputs for keys and values it does not copy the cache.
+    return g.op(
+        "GroupQueryAttention",
+        *(query, none, none, cache, cache, *lengths),
+        domain=CONTRIB,
+        num_heads=heads,
+        kv_num_heads=1,
+        scale=scale,
+    )
+
+
+def shared_key_attention(
+    g: GraphBuilder, query: ir.Value, cache: ir.Value, seen: ir.Value, heads: int, scale: float
+) -> ir.Value:
+    """The same for one token a row, by matrix products over the whole buffer: [batch, 1, heads * width] -> the same.
+
+    Args:
+        seen: which positions count, bool [batch, max_length, 1].
+    """
+    keys = g.op("Squeeze", cache, g.constant(np.array([1], np.int64)))
+    by_head = g.op("Reshape", query, g.constant(np.array([0, heads, -1], np.int64)))
+    scores = g.op("FusedMatMul", keys, by_head, domain=CONTRIB, transB=1, alpha=scale)
+    lowest = g.op("CastLike", g.constant(np.array(_LOWEST, np.float32)), scores)
+    shares = g.op("Softmax", g.op("Where", seen, scores, lowest), axis=1)  # [batch, max_length, heads]
+    gathered = g.op("FusedMatMul", shares, keys, domain=CONTRIB, transA=1)
+    return g.op("Reshape", gathered, g.constant(np.array([0, 1, -1], np.int64)))
+
+
 def cross_attention_kernel(
     g: GraphBuilder, query: ir.Value, memory: Sequence[ir.Value], mask: ir.Value, c: ModelConfig, scale: float | None
 ) -> ir.Value:

@@ -45,6 +45,8 @@ def linear(
 
 def split(g: GraphBuilder, x: ir.Value, sizes: Sequence[int]) -> tuple[ir.Value, ...]:
     """The parts of a joined projection along the last axis."""
+    if len(sizes) == 1:
+        return (x,)
     return g.op("Split", x, g.constant(np.array(sizes, np.int64)), axis=-1, outputs=len(sizes))
 
 
