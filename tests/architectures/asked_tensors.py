@@ -20,16 +20,21 @@ from edgelm_export.graph import GraphBuilder
 from edgelm_export.model import understand
 from edgelm_export.names import NameMap, source_of
 from edgelm_export.quantize.recipe import preset
+from edgelm_export.transforms import plus_one
 from edgelm_export.weights import Weight, Weights
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A tensor by the name that the architecture has for it: its shape in the file, and how many inputs a row has."""
+    """A tensor by the name that the architecture has for it: its shape in the file, and how many inputs a row has.
+
+    `from_one` says that the file keeps the distance from 1.
+    """
 
     canonical: str
     shape: tuple[int, ...]
     inputs: int
+    from_one: bool
 
 
 def asked_tensors(config: Mapping[str, Any]) -> dict[str, Asked]:
@@ -56,7 +61,7 @@ class _Recorder:
     def get(self, name: str, shape: tuple[int, ...]) -> Weight:
         source = source_of(self._names, name)
         stored = source.stored_shape(shape)
-        self.asked.setdefault(source.name, Asked(name, stored, shape[-1]))
+        self.asked.setdefault(source.name, Asked(name, stored, shape[-1], source.transform is plus_one))
         return Weight(name, shape, LazyTensor(source.name, "float32", stored, _nothing))
 
 

@@ -53,9 +53,11 @@ def random_tensors(config: Config, seed: int) -> Tensors:
     rng = np.random.default_rng(seed)
     if config["model_type"] in _WITH_SHAPES:
         return {name: _draw(rng, name, shape, shape[-1]) for name, shape in tensor_shapes(config).items()}
-    return {
-        name: _draw(rng, asked.canonical, asked.shape, asked.inputs) for name, asked in asked_tensors(config).items()
-    }
+    tensors: Tensors = {}
+    for name, asked in asked_tensors(config).items():
+        values = _draw(rng, asked.canonical, asked.shape, asked.inputs)
+        tensors[name] = values - np.float32(1) if asked.from_one else values
+    return tensors
 
 
 def write_checkpoint(folder: Path, config: Config, tensors: Mapping[str, NDArray[Any]]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,8 @@ from edgelm_export.config import RopeConfig
 PLAIN = np.array([1, 0.1, 0.01, 0.001])
 
 
-def frequencies(kind: str, *, head_dim: int = 8, long: bool = False, **numbers: object) -> list[float]:
-    rope = RopeConfig(10000.0, kind, **numbers)  # type: ignore[arg-type]
-    return inverse_frequencies(rope, head_dim, long=long).astype(float).tolist()
+def frequencies(kind: str, *, head_dim: int = 8, **numbers: Any) -> list[float]:
+    return inverse_frequencies(RopeConfig(10000.0, kind, **numbers), head_dim).astype(float).tolist()
 
 
 def near(values: object) -> object:
@@ -65,9 +65,10 @@ def test_yarn_without_rounding_blends_between_the_very_numbers() -> None:
 
 
 def test_longrope_has_a_divisor_for_each_pair_and_others_for_long_texts() -> None:
-    factors = {"short_factor": (1.0, 1.0, 2.0, 4.0), "long_factor": (1.0, 2.0, 5.0, 10.0)}
-    assert frequencies("longrope", **factors) == near([1, 0.1, 0.005, 0.00025])
-    assert frequencies("longrope", long=True, **factors) == near([1, 0.05, 0.002, 0.0001])
+    short, long = (1.0, 1.0, 2.0, 4.0), (1.0, 2.0, 5.0, 10.0)
+    rope = RopeConfig(10000.0, "longrope", short_factor=short, long_factor=long)
+    assert inverse_frequencies(rope, 8).tolist() == near([1, 0.1, 0.005, 0.00025])
+    assert inverse_frequencies(rope, 8, long=True).tolist() == near([1, 0.05, 0.002, 0.0001])
 
 
 def test_a_longrope_has_a_short_context_only_where_a_context_gets_longer() -> None:

@@ -33,7 +33,7 @@ _EVEN = {**_WIDE, "hidden_size": 52}
 _LOCAL = {"sliding_window": 12, "layer_types": [_SLIDING, _FULL]}
 
 _OTHER_EPS = {"rms_norm_eps": {"rms_norm_eps": 2e-3}}
-# Gemma's embeddings are larger, so are the epsilons that can be seen.
+# Gemma's embeddings are larger, so are the epsilons that can be seen; and a tied head would only repeat the last token.
 _GEMMA_EPS = {"rms_norm_eps": 0.5}
 _OTHER_GEMMA_EPS = {"rms_norm_eps": {"rms_norm_eps": 0.05}}
 _OTHER_LAYER_EPS = {"layer_norm_eps": {"layer_norm_eps": 2e-3}}
@@ -128,8 +128,8 @@ def _phi3() -> tuple[Golden, ...]:
         _case(
             "phi3-partial",
             "Phi3",
-            {**_EPS, **_THETA, **_TIED, **longrope(16, 6), "partial_rotary_factor": 0.75},
-            {"its length": longrope(48, 6), "no turn": {"partial_rotary_factor": 1.0, "rope_scaling": None}},
+            {**_EPS, **_THETA, **_TIED, **longrope(640, 6), "partial_rotary_factor": 0.75},
+            {"its length": longrope(16, 6), "no turn": {"partial_rotary_factor": 1.0, "rope_scaling": None}},
         ),
     )
 
@@ -139,7 +139,7 @@ def _gemma() -> tuple[Golden, ...]:
         _case(
             "gemma",
             "Gemma",
-            {**_EVEN, **_GEMMA_EPS, **_THETA, **_TIED, "hidden_act": "gelu_pytorch_tanh"},
+            {**_EVEN, **_GEMMA_EPS, **_THETA, "hidden_act": "gelu_pytorch_tanh"},
             {**_OTHER_GEMMA_EPS, **_OTHER_THETA, "hidden_act": {"hidden_act": "silu"}},
         ),
     )
@@ -148,8 +148,8 @@ def _gemma() -> tuple[Golden, ...]:
 def _both_sides() -> tuple[Golden, ...]:
     act, scores = {"hidden_activation": "gelu_pytorch_tanh"}, {"query_pre_attn_scalar": 24}
     caps = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
-    gemma2 = {**_EVEN, **_GEMMA_EPS, **_THETA, **_TIED, **act, **scores, **caps, **_LOCAL}
-    gemma3 = {**_EVEN, **_GEMMA_EPS, **_TIED, **act, **scores, **_LOCAL, "rope_local_base_freq": 500.0}
+    gemma2 = {**_EVEN, **_GEMMA_EPS, **_THETA, **act, **scores, **caps, **_LOCAL}
+    gemma3 = {**_EVEN, **_GEMMA_EPS, **act, **scores, **_LOCAL, "rope_local_base_freq": 500.0}
     glm = {**_WIDE, **_EPS, **_THETA, "attention_bias": True, "partial_rotary_factor": 0.5}
     other_glm = {**_OTHER_EPS, **_OTHER_THETA, "partial_rotary_factor": {"partial_rotary_factor": 1.0}}
     other_gemma = {**_OTHER_GEMMA_EPS, **_OTHER_WINDOW, "scores": {"query_pre_attn_scalar": 16}}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import edgelm
+from edgelm import decode
 from edgelm.long_context import LongContext
 from edgelm.text_generation import DecoderModel
 
@@ -64,6 +65,13 @@ def test_a_second_prompt_across_the_limit_equals_one_prefill(model: DecoderModel
     decoder = model.decoder(1)
     decoder.prefill(0, IDS[:40])
     assert _distance(decoder.prefill(0, IDS[40:]), model.logits(IDS)[-1]) < TOLERANCE
+
+
+def test_a_long_prompt_in_small_pieces_equals_one_prefill(model: DecoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = model.logits(IDS)
+    assert _distance(np.concatenate(list(model.decoder(1).all_logits(0, IDS, 7))), expected) < TOLERANCE
+    monkeypatch.setattr(decode, "PREFILL_CHUNK", 7)
+    assert _distance(model.decoder(1).prefill(0, IDS), expected[-1]) < TOLERANCE
 
 
 def test_both_sets_of_positions_matter(model: DecoderModel) -> None:
