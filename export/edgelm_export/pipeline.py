@@ -94,7 +94,7 @@ def choose_recipe(options: ExportOptions, model: Model) -> Recipe:
     """The recipe of a file, or the one a precision stands for."""
     layers = model.config.num_hidden_layers
     if options.recipe is not None:
-        return recipe_from_file(Path(options.recipe), layers, options.block_size)
+        return recipe_from_file(Path(options.recipe), layers, options.block_size, model.family)
     return preset(options.precision or DEFAULT_PRECISION[model.family], layers, options.block_size, model.family)
 
 

@@ -173,3 +173,22 @@ def test_eight_bits_of_an_encoder_round_its_inputs_too() -> None:
     assert names(plain, "layers.3.qkv_proj") == ["int8-b128"]
     assert not plain.wants_ranges
     assert not preset("int8", LAYERS).wants_ranges
+
+
+def test_what_many_rows_run_through_has_one_scale_a_row() -> None:
+    recipe = preset("int8", LAYERS, family="encoder-decoder")
+    found = names(recipe, "decoder.layers.3.cross.q_proj", "decoder.layers.3.cross.kv_proj", "lm_head", "embed_tokens")
+    assert found == ["int8-rows", "int8-dynamic", "int8-rows", "int8-b128"]
+    assert names(preset("int4", LAYERS, family="encoder-decoder"), "lm_head") == ["int8-rows"]
+    assert names(preset("int8", LAYERS), "layers.3.qkv_proj", "lm_head") == ["int8-b128", "int8-b128"]
+
+
+def test_a_block_size_asks_for_blocks() -> None:
+    recipe = preset("int8", LAYERS, 32, family="encoder-decoder")
+    assert names(recipe, "decoder.layers.3.o_proj", "lm_head", "embed_tokens") == ["int8-b32", "int8-b32", "int8-b32"]
+
+
+def test_a_file_builds_on_the_presets_of_its_family(tmp_path: Path) -> None:
+    path = write(tmp_path, 'precision = "int8"\n[rules]\n"layers.0.*" = "float16"\n')
+    recipe = recipe_from_file(path, LAYERS, family="encoder")
+    assert names(recipe, "layers.0.o_proj", "layers.1.o_proj") == ["float16", "int8-dynamic"]

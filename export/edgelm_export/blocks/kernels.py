@@ -71,6 +71,13 @@ def dynamic_quantize_matmul(
     return g.op("DynamicQuantizeMatMul", *inputs, domain=CONTRIB)
 
 
+def matmul_integer_to_float(g: GraphBuilder, x: ir.Value, weight: ir.Value, scales: ir.Value) -> ir.Value:
+    """x @ (weight * scales) for x from -1 to 1, rounded to 255 steps; weight int8 [k, n], scales [n]."""
+    step, zero = g.constant(np.array(1 / 127, np.float32)), g.constant(np.array(128, np.uint8))
+    rounded = g.op("QuantizeLinear", x, step, zero)
+    return g.op("MatMulIntegerToFloat", rounded, weight, step, scales, zero, domain=CONTRIB)
+
+
 def gather_block_quantized(g: GraphBuilder, ids: ir.Value, weight: QuantizedWeight) -> ir.Value:
     """Rows `ids` of the weight, dequantized: ids [...] -> [..., k]. Reads the very bytes matmul_nbits reads."""
     padded = -(-weight.k // weight.format.block_size) * weight.format.block_size

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,8 @@ class Format:
         block_size: values that share a scale; 0 means the whole row.
         symmetric: no zero points are stored.
         block_sums: the input must be extended by its block sums, [..., k] -> [..., k + k / block_size].
-        dynamic: the input is rounded to 8 bits as well, with one scale a call.
+        input_scale: the input is rounded to 8 bits as well, with one scale a "call" or one a "row" of it; otherwise in blocks,
+            which is the kernel's affair.
         dtype: of a float format.
     """
 
@@ -57,7 +59,7 @@ class Format:
     block_size: int = 0
     symmetric: bool = True
     block_sums: bool = False
-    dynamic: bool = False
+    input_scale: Literal["call", "row"] | None = None
     dtype: str = "float32"
     scale_dtype: str = "float16"
 
@@ -67,9 +69,9 @@ class Format:
         Where none divides k the last block is padded. Block sums need whole blocks, and a table whose rows are looked up
         (`gathered`) has no input to extend; both fall back to whole zero points.
         """
-        if self.bits >= 16 or (self.dynamic and not gathered):
+        if self.bits >= 16 or self.input_scale == "row" or (self.input_scale == "call" and not gathered):
             return self
-        if self.dynamic:
+        if self.input_scale == "call":
             return find_format(_GATHERED).fit(k, gathered=True)
         dividing = [size for size in BLOCK_SIZES if size <= self.block_size and k % size == 0]
         size = max(dividing) if dividing else min(self.block_size, 32)
@@ -191,9 +193,13 @@ _BLOCKS = tuple(
     for kind in kinds
     for size in BLOCK_SIZES
 )
-# A table whose rows are looked up has no input to round: it is stored in blocks.
-_DYNAMIC, _GATHERED = Format("int8-dynamic", 8, dynamic=True, scale_dtype="float32"), "int8-b128"
-FORMATS: Mapping[str, Format] = {form.name: form for form in (*_FLOATS, *_BLOCKS, _DYNAMIC)}
+_WHOLE_ROWS = (
+    Format("int8-dynamic", 8, input_scale="call", scale_dtype="float32"),
+    Format("int8-rows", 8, input_scale="row"),
+)
+# A table of int8-dynamic whose rows are looked up has no input to round: it is stored in blocks.
+_GATHERED = "int8-b128"
+FORMATS: Mapping[str, Format] = {form.name: form for form in (*_FLOATS, *_BLOCKS, *_WHOLE_ROWS)}
 
 
 def _pieces(n: int, k: int) -> Iterator[tuple[int, int]]:
