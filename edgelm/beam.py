@@ -17,7 +17,7 @@ from edgelm.errors import GenerationError
 from edgelm.generation_config import GenerationConfig
 from edgelm.logits import Logits, Processor, highest, log_sum_exp
 from edgelm.sampling import require_finite
-from edgelm.search import Choice
+from edgelm.search import Choice, LogSums
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,20 @@ class BeamSearch:
         # Enough for num_beams that go on, even if all others end.
         self._wanted = max(2, 1 + len(self._ends)) * config.num_beams
         self._beams = [_Beam(list(prompt), 0.0)]
+        self._buffer: Logits = np.empty(0, np.float32)
         self.found: list[Hypothesis] = []
 
-    def accept(self, logits: Logits) -> Choice:
+    def accept(self, logits: Logits, log_sums: LogSums | None = None) -> Choice:
         """Takes the logits [beams, vocab_size] after the beams' last tokens; no rows in the answer: the search is over.
+
+        `log_sums` [beams] are computed here if they are not known.
 
         Raises:
             GenerationError: the logits hold NaN or infinity, or no sequence is possible.
         """
         self._length += 1
         going_on: list[_Candidate] = []
-        for rank, candidate in enumerate(self._candidates(logits)):
+        for rank, candidate in enumerate(self._candidates(logits, log_sums)):
             if candidate.token in self._ends or self._length == self._room:
                 # What is not among the best is only there to go on.
                 if rank < self._config.num_beams:
@@ -91,28 +94,35 @@ class BeamSearch:
             raise GenerationError(nothing_left(self._start + self._length - 1))
         return Choice() if self._is_over(going_on) else self._go_on(going_on)
 
-    def _candidates(self, logits: Logits) -> list[_Candidate]:
+    def _candidates(self, logits: Logits, log_sums: LogSums | None) -> list[_Candidate]:
         """The best continuations of all beams together, best first."""
         found: list[tuple[float, int, int]] = []
         for row, beam in enumerate(self._beams):
-            tokens, values = self._best(beam, logits[row])
+            known = None if log_sums is None else float(log_sums[row])
+            tokens, values = self._best(beam, logits[row], known)
             found += [
                 (-total, row, token)
                 for token, total in zip(tokens.tolist(), (beam.total + values).tolist(), strict=True)
             ]
         return [_Candidate(-total, row, token) for total, row, token in sorted(found)[: self._wanted]]
 
-    def _best(self, beam: _Beam, logits: Logits) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    def _best(self, beam: _Beam, logits: Logits, log_sum: float | None) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """The likeliest tokens after one beam, and their log probabilities; those that are forbidden are not among them."""
-        total = log_sum_exp(logits)
+        total = log_sum_exp(logits) if log_sum is None else log_sum
         require_finite(total, len(beam.ids))
         if self._processors:
-            logits = logits - np.float32(total)
+            logits = np.subtract(logits, np.float32(total), out=self._changed(logits.size))
             for process in self._processors:
                 logits = process(beam.ids, logits)
             total = log_sum_exp(logits) if self._config.renormalize_logits else 0.0
         index = highest(logits, self._wanted)
         return index, logits[index].astype(np.float64) - total
+
+    def _changed(self, vocab_size: int) -> Logits:
+        """Where the processors work, the same each time: memory that is new costs more than what is done in it."""
+        if self._buffer.size != vocab_size:
+            self._buffer = np.empty(vocab_size, np.float32)
+        return self._buffer
 
     def _complete(self, candidate: _Candidate) -> None:
         ids = self._beams[candidate.row].ids[self._start :]

@@ -12,7 +12,7 @@ from edgelm import signature
 from edgelm.cache import StaticKVCache
 from edgelm.long_context import LongContext
 from edgelm.search import Rows
-from edgelm.session import Binding, Program, buffer
+from edgelm.session import Program, buffer
 from edgelm.signature import CacheGeometry
 
 Logits = NDArray[np.float32]
@@ -80,6 +80,13 @@ class Decoder:
     def limit(self) -> int:
         """Most positions a row may take."""
         return self.cache.limit
+
+    @property
+    def log_sums(self) -> NDArray[np.float32] | None:
+        """Logarithm of the summed exponentials of each row's logits, as `step` gave them last; None if the program does not tell."""
+        if self._step is None or self._step.log_sums is None:
+            return None
+        return self._step.log_sums[:, 0]
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, Logits]]:
         """Feeds every row its prompt; gives (row, logits [vocab_size] after its last token) as they are done."""
@@ -158,8 +165,7 @@ class Decoder:
         past, present = self.cache.rows(*rows)
         if self._memory is not None:
             past = {**past, **self._memory.inputs(*rows)}
-        shape_of_call = (rows[1] - rows[0], *shape, self.vocab_size)
-        return _Call(self._program.binding(), past, present, shape_of_call, long=self._long is not None)
+        return _Call(self._program, past, present, (rows[1] - rows[0], *shape, self.vocab_size))
 
 
 class _Call:
@@ -167,7 +173,7 @@ class _Call:
 
     def __init__(
         self,
-        binding: Binding,
+        program: Program,
         inputs: Mapping[str, NDArray[Any]],
         outputs: Mapping[str, NDArray[Any]],
         shape: tuple[int, int, int, int],
@@ -179,17 +185,23 @@ class _Call:
         self.input_ids = buffer((batch, sequence), "int64")
         self.logits_index = buffer((batch, asked), "int64")
         self.logits = buffer((batch, asked, vocab_size), "float32")
+        self.log_sums = buffer((batch, asked), "float32") if signature.LOG_SUM_EXP in program.outputs else None
         self._seqlens_k = buffer((batch,), "int32")
         self._total = buffer((), "int32")
         self._long = buffer((batch,), "int64")
-        self._binding = binding
+        self._binding = program.binding()
         own = {
             signature.INPUT_IDS: self.input_ids,
             signature.SEQLENS_K: self._seqlens_k,
             signature.TOTAL_SEQUENCE_LENGTH: self._total,
             signature.LOGITS_INDEX: self.logits_index,
-        } | ({signature.LONG_CONTEXT: self._long} if long else {})
-        binding.bind({**own, **inputs}, {signature.LOGITS: self.logits, **outputs})
+        }
+        if signature.LONG_CONTEXT in program.inputs:
+            own[signature.LONG_CONTEXT] = self._long
+        found = {signature.LOGITS: self.logits}
+        if self.log_sums is not None:
+            found[signature.LOG_SUM_EXP] = self.log_sums
+        self._binding.bind({**own, **inputs}, {**found, **outputs})
 
     def run(self, lengths: Sequence[int], count: int, long: NDArray[np.int64] | None) -> None:
         """Runs with `count` new tokens a row after `lengths` valid ones; `long` says which rows are."""

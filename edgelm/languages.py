@@ -66,7 +66,7 @@ class Languages:
         Raises:
             InvalidOption: the model does not know such a language, or the text is no Unicode text.
         """
-        self._check(source_lang, target_lang)
+        self.check(source_lang, target_lang)
         return self._encode(self._files.tokenizer, text)
 
     def target(self, text: str, target_lang: str | None) -> list[int]:
@@ -75,7 +75,7 @@ class Languages:
         Raises:
             InvalidOption: as `source`.
         """
-        self._check(None, target_lang)
+        self.check(None, target_lang)
         ids, ends = self._encode(self._files.target, text), _ids(self._files.generation.get("eos_token_id"))
         ended = not ends or (ids and ids[-1] in ends)
         return ids if ended else [*ids, ends[0]]
@@ -86,7 +86,7 @@ class Languages:
         Raises:
             InvalidOption: the model does not know such a language.
         """
-        self._check(None, target_lang)
+        self.check(None, target_lang)
         return None, None
 
     @cached_property
@@ -96,7 +96,12 @@ class Languages:
     def _encode(self, tokenizer: Tokenizer, text: str) -> list[int]:
         return tokenizer.encode(text)
 
-    def _check(self, source_lang: str | None, target_lang: str | None) -> None:
+    def check(self, source_lang: str | None, target_lang: str | None) -> None:
+        """Checks both codes, where they are given.
+
+        Raises:
+            InvalidOption: the model does not know such a language.
+        """
         for name, code in (("source_lang", source_lang), ("target_lang", target_lang)):
             if code is not None:
                 self._check_one(name, code)
@@ -168,7 +173,7 @@ class _Coded(Languages):
         return spelled_codes(self._family.spelled, tokens)
 
     def source(self, text: str, source_lang: str | None, target_lang: str | None) -> list[int]:
-        self._check(source_lang, target_lang)
+        self.check(source_lang, target_lang)
         code = (
             self._id("the default source_lang", self._source_lang) if source_lang is None else self._codes[source_lang]
         )
@@ -217,7 +222,7 @@ class _Marian(Languages):
         return spelled_codes(">>{}<<", {text: i for i in range(tokenizer.vocab_size) if (text := tokenizer.token(i))})
 
     def source(self, text: str, source_lang: str | None, target_lang: str | None) -> list[int]:
-        self._check(source_lang, target_lang)
+        self.check(source_lang, target_lang)
         written = re.match(r">>([^<>]+)<<", text)
         if written is not None and written[1] in self._codes:
             if target_lang not in (None, written[1]):
@@ -230,7 +235,7 @@ class _Marian(Languages):
         return [*code, *self._files.tokenizer.encode(text, add_special_tokens=False), self._end]
 
     def target(self, text: str, target_lang: str | None) -> list[int]:
-        self._check(None, target_lang)
+        self.check(None, target_lang)
         return [*self._files.target.encode(text, add_special_tokens=False), self._target_end]
 
     def _check_one(self, name: str, code: str) -> None:

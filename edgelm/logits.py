@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 Logits: TypeAlias = NDArray[np.float32]
 Processor: TypeAlias = Callable[[Sequence[int], Logits], Logits]
 
+_LOWEST = np.finfo(np.float32).min  # of what was not removed
+
 
 def repetition_penalty(penalty: float) -> Processor:
     """Divide positive and multiply negative logits of every id seen so far (CTRL, arXiv 1909.05858, section 4.1)."""
@@ -121,17 +123,12 @@ def highest(logits: Logits, count: int) -> NDArray[np.intp]:
     groups = max(512, 2 * count, logits.size // 128)
     per_group = logits.size // groups
     if not per_group:
-        least = np.partition(logits, -count)[-count] if count < logits.size else -np.inf
-        return np.flatnonzero((logits >= least) & (logits > -np.inf))
-    # `count` groups have a maximum of at least `bound`, hence at least as many logits do; only those groups are looked at.
-    grouped, rest = logits[: per_group * groups].reshape(per_group, groups), logits[per_group * groups :]
-    maxima = grouped.max(axis=0)
+        least = np.partition(logits, -count)[-count] if count < logits.size else _LOWEST
+        return np.flatnonzero(logits >= max(least, _LOWEST))
+    # `count` groups have a maximum of at least `bound`, hence at least as many logits do.
+    maxima = logits[: per_group * groups].reshape(per_group, groups).max(axis=0)
     bound = np.partition(maxima, -count)[-count]
-    columns = np.flatnonzero((maxima >= bound) & (maxima > -np.inf))
-    among = grouped[:, columns]
-    place, column = np.nonzero((among >= bound) & (among > -np.inf))
-    last = np.flatnonzero((rest >= bound) & (rest > -np.inf)) + per_group * groups
-    return np.concatenate([place * groups + columns[column], last])
+    return np.flatnonzero(logits >= max(bound, _LOWEST))
 
 
 def _keep_only(logits: Logits, index: NDArray[np.intp]) -> Logits:

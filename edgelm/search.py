@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Logits = NDArray[np.float32]
+LogSums = NDArray[np.float32]  # the logarithm of the summed exponentials of each row of logits
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,11 @@ class Choice:
 class Search(Protocol):
     """Looks for one continuation of a prompt, or for several side by side, each in a row of the batch."""
 
-    def accept(self, logits: Logits) -> Choice:
-        """Chooses by the logits [its rows, vocab_size] after its last tokens, at first those after the prompt in one row."""
+    def accept(self, logits: Logits, log_sums: LogSums | None = None) -> Choice:
+        """Chooses by the logits [its rows, vocab_size] after its last tokens, at first those after the prompt in one row.
+
+        `log_sums` [its rows] are there where the decoder tells them.
+        """
         ...
 
 
@@ -47,6 +51,11 @@ class Rows(Protocol):
 
     def step(self, ids: Sequence[int]) -> Logits:
         """Feeds one token a row; gives the logits [rows, vocab_size], valid until the next step."""
+        ...
+
+    @property
+    def log_sums(self) -> LogSums | None:
+        """Of the logits that `step` gave last, where the decoder has them for nothing."""
         ...
 
     def reorder(self, parents: Sequence[int]) -> None:
@@ -87,8 +96,9 @@ def run(
             return
         decoder.reorder([one.first + parent for one in active for parent in one.choice.parents])
         logits = decoder.step([token for one in active for token in one.choice.tokens])
-        end = 0
+        log_sums, end = decoder.log_sums, 0
         for one in active:
             one.first, end = end, end + len(one.choice.tokens)
-            one.choice = one.search.accept(logits[one.first : end])
+            sums = None if log_sums is None else log_sums[one.first : end]
+            one.choice = one.search.accept(logits[one.first : end], sums)
             yield one.search

@@ -35,11 +35,11 @@ class Seq2Seq:
     vocab_size: int
     limit: int
 
-    def start(self, sources: Sequence[Sequence[int]]) -> Decoder:
-        """A decoder with one row a source."""
+    def start(self, sources: Sequence[Sequence[int]], room: int | None = None) -> Decoder:
+        """A decoder with one row a source; its cache takes no more than `room` positions, where that is known."""
         memory = SourceMemory(self._encoded(sources))
-        batch = len(sources)
-        return Decoder(self.decoder, self.cache, self.vocab_size, batch=batch, limit=self.limit, memory=memory)
+        limit = self.limit if room is None else min(room, self.limit)
+        return Decoder(self.decoder, self.cache, self.vocab_size, batch=len(sources), limit=limit, memory=memory)
 
     def logits(self, source: Sequence[int], target: Sequence[int]) -> NDArray[np.float32]:
         """Teacher-forced logits, float32 [len(target), vocab_size]."""

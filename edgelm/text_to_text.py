@@ -97,7 +97,8 @@ class Seq2SeqModel:
         requests = [Request([start], self._encode(one, i, source_lang, target_lang)) for i, one in enumerate(sources)]
         if not requests:
             return []
-        decoder = self._programs.start([request.answered for request in requests])
+        # The last token is not fed back, which leaves room for the one that targets start with.
+        decoder = self._programs.start([request.answered for request in requests], config.max_new_tokens)
         found = generation.generate(decoder, requests, config, self._languages.writer)
         results = found if config.num_return_sequences > 1 else [one for (one,) in found]
         return results[0] if single else results
@@ -112,7 +113,8 @@ class Seq2SeqModel:
         """
         config, start = self._settings(target_lang, options)
         ids = self._encode(source, 0, source_lang, target_lang)
-        return generation.stream(self._programs.start([ids]), Request([start], ids), config, self._languages.writer)
+        decoder = self._programs.start([ids], config.max_new_tokens)
+        return generation.stream(decoder, Request([start], ids), config, self._languages.writer)
 
     def logits(self, source_ids: Sequence[int], target_ids: Sequence[int]) -> NDArray[np.float32]:
         """Teacher-forced logits, float32 [len(target_ids), vocab_size]: row i predicts target token i + 1.
@@ -128,16 +130,34 @@ class Seq2SeqModel:
     ) -> float:
         """Log probability of a target text (or ids), its end included, after a source.
 
+        A token that is forced to come first, such as the code of the language to write, is certain and counts nothing: this is the
+        score of the same tokens in a beam search, times their number to the power of length_penalty.
+
         Raises:
-            InvalidOption, ContextOverflow: as for `generate`.
+            InvalidOption: target ids that do not begin with the token that is forced; otherwise as for `generate`.
+            ContextOverflow: as for `generate`.
         """
         ids = self._encode(source, 0, source_lang, target_lang)
-        wanted = self._languages.target(target, target_lang) if isinstance(target, str) else [int(t) for t in target]
-        _, start = self._settings(target_lang, {})
+        config, start = self._settings(target_lang, {})
+        forced = config.forced_bos_token_id
+        wanted = self._target(target, target_lang, forced)
         logits = self.logits(ids, [start, *wanted[:-1]]).astype(np.float64)
         logits -= logits.max(-1, keepdims=True)
         chosen = logits[np.arange(len(wanted)), wanted] - np.log(np.exp(logits).sum(-1))
-        return float(chosen.sum())
+        return float(chosen[forced is not None :].sum())
+
+    def _target(self, target: Source, target_lang: str | None, forced: int | None) -> list[int]:
+        """Ids of a target after the token that targets start with; the one that is forced comes first."""
+        if isinstance(target, str):
+            ids = self._languages.target(target, target_lang)
+            return ids if forced is None or ids[:1] == [forced] else [forced, *ids]
+        ids = self._checked(target, "the target", self._programs.vocab_size)
+        if forced is not None and ids[0] != forced:
+            raise InvalidOption(
+                f"the target begins with token {ids[0]} and this model always writes {forced} "
+                f"({self._languages.writer.token(forced)}) first; put it there"
+            )
+        return ids
 
     def _settings(self, target_lang: str | None, options: dict[str, Any]) -> tuple[GenerationConfig, int]:
         """Generation settings, and the token that targets start with."""
@@ -147,6 +167,7 @@ class Seq2SeqModel:
 
     def _encode(self, source: Source, index: int, source_lang: str | None, target_lang: str | None) -> list[int]:
         if not isinstance(source, str):
+            self._languages.check(source_lang, target_lang)
             return self._checked(source, f"source {index}", self._source_vocab_size)
         return self._checked(
             self._languages.source(source, source_lang, target_lang), f"source {index}", self._source_vocab_size

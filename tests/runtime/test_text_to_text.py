@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 import edgelm
+from edgelm.decode import Decoder
 from edgelm.errors import ContextOverflow, InvalidOption, ManifestError
+from edgelm.logits import log_sum_exp
 from edgelm.text_to_text import Seq2SeqModel
 from tests.architectures.seq2seq_checkpoints import POSITIONS, VOCAB, tiny_seq2seq
 
@@ -27,6 +30,15 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(package: Path) -> Seq2SeqModel:
     return edgelm.load(package, threads=1)
+
+
+def with_generation(package: Path, folder: Path, **settings: Any) -> Path:
+    """The package with other generation defaults."""
+    shutil.copytree(package, folder)
+    manifest = json.loads((folder / "edgelm.json").read_text())
+    manifest["generation"] |= settings
+    (folder / "edgelm.json").write_text(json.dumps(manifest))
+    return folder
 
 
 def test_one_source_gives_one_generation_and_a_list_a_list(model: Seq2SeqModel) -> None:
@@ -57,6 +69,23 @@ def test_beams_find_no_worse_a_score_than_greedy(model: Seq2SeqModel) -> None:
     assert best.score is not None
     assert best.score >= model.score("the rain", greedy.token_ids) - 1e-4
     assert model.score("the rain", best.token_ids) == pytest.approx(best.score, abs=1e-4)
+
+
+def test_a_decoder_tells_the_sums_of_its_logits(model: Seq2SeqModel) -> None:
+    decoder = model._programs.start([[5, 6, 7], [8, 9]])
+    logits = decoder.step([1, 1])
+    assert decoder.log_sums is not None
+    np.testing.assert_allclose(decoder.log_sums, [log_sum_exp(row) for row in logits], rtol=1e-6)
+
+
+def test_a_forced_token_is_certain_in_every_score(package: Path, tmp_path: Path) -> None:
+    model = edgelm.load(with_generation(package, tmp_path / "forced", forced_bos_token_id=7), threads=1)
+    best = model.generate("the rain", num_beams=3, length_penalty=0.0, **SHORT)
+    assert best.token_ids[0] == 7
+    assert model.score("the rain", best.token_ids) == pytest.approx(best.score, abs=1e-4)
+    assert model.score("the rain", "a") == model.score("the rain", [7, *model.tokenizer.encode("a"), 2])
+    with pytest.raises(InvalidOption, match=r"begins with token 5 and this model always writes 7 \(.*\) first; put it"):
+        model.score("the rain", [5, 6])
 
 
 def test_several_results_come_best_first(model: Seq2SeqModel) -> None:
@@ -91,6 +120,13 @@ def test_cross_attention_is_stored_once_however_many_beams(model: Seq2SeqModel) 
     np.testing.assert_array_equal(logits, np.broadcast_to(logits[0], logits.shape))
 
 
+def test_a_cache_takes_no_more_than_the_target_may(model: Seq2SeqModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    monkeypatch.setattr(Decoder, "reorder", lambda decoder, parents: lengths.append(decoder.cache.max_length))
+    assert len(model.generate("the rain", max_new_tokens=5, eos_token_id=()).token_ids) == 5
+    assert set(lengths) == {5}
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -107,6 +143,12 @@ def test_cross_attention_is_stored_once_however_many_beams(model: Seq2SeqModel) 
             InvalidOption,
             "target_lang 'de': the model has no language codes",
         ),
+        (
+            lambda m: m.generate([5, 6], source_lang="de"),
+            InvalidOption,
+            "source_lang 'de': the model has no language codes",
+        ),
+        (lambda m: m.score([5, 6], [VOCAB]), InvalidOption, "the target holds token ids outside"),
         (lambda m: m.generate("a", beams=3), InvalidOption, "unknown generation option 'beams'"),
         (lambda m: m.stream("a", num_beams=2), InvalidOption, "num_beams 2 knows its text only at the end"),
         (lambda m: m.logits([5], []), InvalidOption, "the target is empty"),
