@@ -16,7 +16,9 @@ LONG_CONTEXT = (
 LOGITS_INDEX = "logits_index"  # int64 [batch, n]: positions of this call whose logits are wanted
 POSITION_IDS = "position_ids"  # int64 [batch, sequence]: of programs with a growing cache that want them
 LOGITS = "logits"  # float32 [batch, n, vocab_size] of a language model; other heads: row_port, token_logits_port
-LOG_SUM_EXP = "log_sum_exp"  # float32 [batch, n]: of the logits of each position; minus it, a logit is a log probability
+LOG_SUM_EXP = (
+    "log_sum_exp"  # float32 [batch, n]: of the logits of each position; minus it, a logit is a log probability
+)
 
 ATTENTION_MASK = "attention_mask"  # int64 [batch, sequence]: 1 for a token, 0 for padding, which stands on the right
 TOKEN_TYPE_IDS = "token_type_ids"  # int64 [batch, sequence]
