@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from edgelm.constraints import nothing_left
 from edgelm.errors import GenerationError
 from edgelm.generation_config import GenerationConfig
-from edgelm.logits import Logits, Processor, highest, log_sum_exp
+from edgelm.logits import Logits, Processor, highest, log_softmax, log_sum_exp
 from edgelm.sampling import require_finite
-from edgelm.search import Choice, LogSums
+from edgelm.search import Choice
 
 
 @dataclass(frozen=True)
@@ -68,20 +68,19 @@ class BeamSearch:
         # Enough for num_beams that go on, even if all others end.
         self._wanted = max(2, 1 + len(self._ends)) * config.num_beams
         self._beams = [_Beam(list(prompt), 0.0)]
-        self._buffer: Logits = np.empty(0, np.float32)
         self.found: list[Hypothesis] = []
 
-    def accept(self, logits: Logits, log_sums: LogSums | None = None) -> Choice:
+    def accept(self, logits: Logits, log_probabilities: Logits | None = None) -> Choice:
         """Takes the logits [beams, vocab_size] after the beams' last tokens; no rows in the answer: the search is over.
 
-        `log_sums` [beams] are computed here if they are not known.
+        Their log probabilities are computed here if they are not given, otherwise overwritten.
 
         Raises:
             GenerationError: the logits hold NaN or infinity, or no sequence is possible.
         """
         self._length += 1
         going_on: list[_Candidate] = []
-        for rank, candidate in enumerate(self._candidates(logits, log_sums)):
+        for rank, candidate in enumerate(self._candidates(logits, log_probabilities)):
             if candidate.token in self._ends or self._length == self._room:
                 # What is not among the best is only there to go on.
                 if rank < self._config.num_beams:
@@ -94,35 +93,27 @@ class BeamSearch:
             raise GenerationError(nothing_left(self._start + self._length - 1))
         return Choice() if self._is_over(going_on) else self._go_on(going_on)
 
-    def _candidates(self, logits: Logits, log_sums: LogSums | None) -> list[_Candidate]:
+    def _candidates(self, logits: Logits, log_probabilities: Logits | None) -> list[_Candidate]:
         """The best continuations of all beams together, best first."""
         found: list[tuple[float, int, int]] = []
         for row, beam in enumerate(self._beams):
-            known = None if log_sums is None else float(log_sums[row])
-            tokens, values = self._best(beam, logits[row], known)
+            known = log_softmax(logits[row]) if log_probabilities is None else log_probabilities[row]
+            tokens, values = self._best(beam, known)
             found += [
                 (-total, row, token)
                 for token, total in zip(tokens.tolist(), (beam.total + values).tolist(), strict=True)
             ]
         return [_Candidate(-total, row, token) for total, row, token in sorted(found)[: self._wanted]]
 
-    def _best(self, beam: _Beam, logits: Logits, log_sum: float | None) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    def _best(self, beam: _Beam, values: Logits) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """The likeliest tokens after one beam, and their log probabilities; those that are forbidden are not among them."""
-        total = log_sum_exp(logits) if log_sum is None else log_sum
-        require_finite(total, len(beam.ids))
-        if self._processors:
-            logits = np.subtract(logits, np.float32(total), out=self._changed(logits.size))
-            for process in self._processors:
-                logits = process(beam.ids, logits)
-            total = log_sum_exp(logits) if self._config.renormalize_logits else 0.0
-        index = highest(logits, self._wanted)
-        return index, logits[index].astype(np.float64) - total
-
-    def _changed(self, vocab_size: int) -> Logits:
-        """Where the processors work, the same each time: memory that is new costs more than what is done in it."""
-        if self._buffer.size != vocab_size:
-            self._buffer = np.empty(vocab_size, np.float32)
-        return self._buffer
+        # One logit that is NaN or infinite turns all log probabilities into NaN. Alone, -inf is the probability 0.
+        require_finite(np.exp(values[0]), len(beam.ids))
+        for process in self._processors:
+            values = process(beam.ids, values)
+        total = log_sum_exp(values) if self._config.renormalize_logits and self._processors else 0.0
+        index = highest(values, self._wanted)
+        return index, values[index].astype(np.float64) - total
 
     def _complete(self, candidate: _Candidate) -> None:
         ids = self._beams[candidate.row].ids[self._start :]

@@ -82,11 +82,11 @@ class Decoder:
         return self.cache.limit
 
     @property
-    def log_sums(self) -> NDArray[np.float32] | None:
-        """Logarithm of the summed exponentials of each row's logits, as `step` gave them last; None if the program does not tell."""
-        if self._step is None or self._step.log_sums is None:
+    def log_probabilities(self) -> Logits | None:
+        """Those of the logits that `step` gave last, in a buffer like theirs; None if the program does not tell."""
+        if self._step is None or self._step.log_probabilities is None:
             return None
-        return self._step.log_sums[:, 0]
+        return self._step.log_probabilities[:, 0]
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, Logits]]:
         """Feeds every row its prompt; gives (row, logits [vocab_size] after its last token) as they are done."""
@@ -185,7 +185,8 @@ class _Call:
         self.input_ids = buffer((batch, sequence), "int64")
         self.logits_index = buffer((batch, asked), "int64")
         self.logits = buffer((batch, asked, vocab_size), "float32")
-        self.log_sums = buffer((batch, asked), "float32") if signature.LOG_SUM_EXP in program.outputs else None
+        tells = signature.LOG_PROBABILITIES in program.outputs
+        self.log_probabilities = buffer((batch, asked, vocab_size), "float32") if tells else None
         self._seqlens_k = buffer((batch,), "int32")
         self._total = buffer((), "int32")
         self._long = buffer((batch,), "int64")
@@ -199,8 +200,8 @@ class _Call:
         if signature.LONG_CONTEXT in program.inputs:
             own[signature.LONG_CONTEXT] = self._long
         found = {signature.LOGITS: self.logits}
-        if self.log_sums is not None:
-            found[signature.LOG_SUM_EXP] = self.log_sums
+        if self.log_probabilities is not None:
+            found[signature.LOG_PROBABILITIES] = self.log_probabilities
         self._binding.bind({**own, **inputs}, {**found, **outputs})
 
     def run(self, lengths: Sequence[int], count: int, long: NDArray[np.int64] | None) -> None:

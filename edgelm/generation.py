@@ -14,7 +14,7 @@ from edgelm.errors import InvalidOption
 from edgelm.generation_config import GenerationConfig
 from edgelm.metrics import Metrics, Recorder
 from edgelm.sampling import Sampler, processors
-from edgelm.search import Choice, Logits, LogSums, Rows
+from edgelm.search import Choice, Logits, Rows
 from edgelm.stopping import StopState
 from edgelm.tokenizer import Tokenizer
 
@@ -130,7 +130,7 @@ class _Line:
         self._sampler = Sampler(job.config, job.vocab_size, limits, number)
         self._stop = StopState(job.config, job.tokenizer.stream())
 
-    def accept(self, logits: Logits, log_sums: LogSums | None = None) -> Choice:
+    def accept(self, logits: Logits, log_probabilities: Logits | None = None) -> Choice:
         """Draws the next token from the logits [1, vocab_size]; `chunk` is the text that this settles."""
         if not self._prefilled:
             self._recorder.prefilled()
@@ -168,12 +168,12 @@ class _Beams:
         self._steps = 0
         self._results: list[Generation] = []
 
-    def accept(self, logits: Logits, log_sums: LogSums | None = None) -> Choice:
+    def accept(self, logits: Logits, log_probabilities: Logits | None = None) -> Choice:
         """Passes on; the results are made when the search is over, for the clock runs."""
         if not self._steps:
             for recorder in self._recorders:
                 recorder.prefilled()
-        choice = self._search.accept(logits, log_sums)
+        choice = self._search.accept(logits, log_probabilities)
         self._steps += 1
         if self._steps == 1:
             for recorder in self._recorders:

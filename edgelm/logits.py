@@ -118,6 +118,12 @@ def log_sum_exp(logits: Logits) -> float:
     return float(top) + math.log(float(np.exp(weights, out=weights).sum()))
 
 
+def log_softmax(logits: Logits) -> Logits:
+    """Log probabilities. All are NaN if a logit is NaN or infinite."""
+    total = log_sum_exp(logits)
+    return logits - np.float32(total if math.isfinite(total) else np.nan)
+
+
 def highest(logits: Logits, count: int) -> NDArray[np.intp]:
     """Ids among which the `count` highest logits are, few more, in no order; never one with -inf."""
     groups = max(512, 2 * count, logits.size // 128)

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Logits = NDArray[np.float32]
-LogSums = NDArray[np.float32]  # the logarithm of the summed exponentials of each row of logits
 
 
 @dataclass(frozen=True)
@@ -24,10 +23,10 @@ class Choice:
 class Search(Protocol):
     """Looks for one continuation of a prompt, or for several side by side, each in a row of the batch."""
 
-    def accept(self, logits: Logits, log_sums: LogSums | None = None) -> Choice:
+    def accept(self, logits: Logits, log_probabilities: Logits | None = None) -> Choice:
         """Chooses by the logits [its rows, vocab_size] after its last tokens, at first those after the prompt in one row.
 
-        `log_sums` [its rows] are there where the decoder tells them.
+        Their log probabilities are there where the decoder tells them, and are the search's to overwrite.
         """
         ...
 
@@ -54,8 +53,8 @@ class Rows(Protocol):
         ...
 
     @property
-    def log_sums(self) -> LogSums | None:
-        """Of the logits that `step` gave last, where the decoder has them for nothing."""
+    def log_probabilities(self) -> Logits | None:
+        """Those of the logits that `step` gave last, if the program computes them, which it does faster than anything here."""
         ...
 
     def reorder(self, parents: Sequence[int]) -> None:
@@ -96,9 +95,9 @@ def run(
             return
         decoder.reorder([one.first + parent for one in active for parent in one.choice.parents])
         logits = decoder.step([token for one in active for token in one.choice.tokens])
-        log_sums, end = decoder.log_sums, 0
+        log_probabilities, end = decoder.log_probabilities, 0
         for one in active:
             one.first, end = end, end + len(one.choice.tokens)
-            sums = None if log_sums is None else log_sums[one.first : end]
-            one.choice = one.search.accept(logits[one.first : end], sums)
+            told = None if log_probabilities is None else log_probabilities[one.first : end]
+            one.choice = one.search.accept(logits[one.first : end], told)
             yield one.search

@@ -16,9 +16,7 @@ LONG_CONTEXT = (
 LOGITS_INDEX = "logits_index"  # int64 [batch, n]: positions of this call whose logits are wanted
 POSITION_IDS = "position_ids"  # int64 [batch, sequence]: of programs with a growing cache that want them
 LOGITS = "logits"  # float32 [batch, n, vocab_size] of a language model; other heads: row_port, token_logits_port
-LOG_SUM_EXP = (
-    "log_sum_exp"  # float32 [batch, n]: of the logits of each position; minus it, a logit is a log probability
-)
+LOG_PROBABILITIES = "log_probabilities"  # float32 [batch, n, vocab_size]: those of the logits
 
 ATTENTION_MASK = "attention_mask"  # int64 [batch, sequence]: 1 for a token, 0 for padding, which stands on the right
 TOKEN_TYPE_IDS = "token_type_ids"  # int64 [batch, sequence]
@@ -175,9 +173,9 @@ def logits_port(vocab_size: int) -> Port:
     return Port(LOGITS, "float32", ("batch", "n", vocab_size))
 
 
-def log_sum_exp_port() -> Port:
-    """What turns logits into log probabilities; programs that are searched with beams as a rule put it out."""
-    return Port(LOG_SUM_EXP, "float32", ("batch", "n"))
+def log_probabilities_port(vocab_size: int) -> Port:
+    """What beam search sums up; the program of an encoder-decoder puts it out, for that is how it is searched as a rule."""
+    return Port(LOG_PROBABILITIES, "float32", ("batch", "n", vocab_size))
 
 
 def cache_port(name: str, cache: CacheGeometry, i: int) -> Port:

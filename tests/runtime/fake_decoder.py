@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.logits import log_sum_exp
+from edgelm.logits import log_softmax
 
 Logits = NDArray[np.float32]
 NextLogits = Callable[[Sequence[int]], Logits]
@@ -16,15 +16,15 @@ NextLogits = Callable[[Sequence[int]], Logits]
 class FakeDecoder:
     """Does what search.py needs of a decoder, and keeps the ids of every row."""
 
-    def __init__(self, following: NextLogits, vocab_size: int, limit: int = 64, *, tells_sums: bool = False) -> None:
+    def __init__(self, following: NextLogits, vocab_size: int, limit: int = 64, *, tells: bool = False) -> None:
         self.following = following
         self.vocab_size = vocab_size
         self.limit = limit
         self.rows: list[list[int]] = []
         self.fed = 0
         self.widths: list[int] = []
-        self.log_sums: NDArray[np.float32] | None = None
-        self._tells_sums = tells_sums
+        self.log_probabilities: Logits | None = None
+        self._tells = tells
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, Logits]]:
         self.rows = [list(ids) for ids in prompts]
@@ -37,8 +37,8 @@ class FakeDecoder:
             row.append(token)
         self.widths.append(len(ids))
         logits = np.stack([self.following(row) for row in self.rows])
-        if self._tells_sums:
-            self.log_sums = np.array([log_sum_exp(row) for row in logits], np.float32)
+        if self._tells:
+            self.log_probabilities = np.stack([log_softmax(row) for row in logits])
         return logits
 
     def reorder(self, parents: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ from edgelm.logits import (
     Logits,
     Processor,
     highest,
+    log_softmax,
     log_sum_exp,
     min_p,
     repetition_penalty,
@@ -168,6 +169,12 @@ def test_log_sum_exp_turns_logits_into_log_probabilities():
     assert log_sum_exp(log(0.1, 0.4, 0.5)) == pytest.approx(0.0, abs=1e-6)
     assert log_sum_exp(log(0.1, 0.4, 0.5) + 300) == pytest.approx(300.0)
     assert log_sum_exp(np.array([NEG, 2.0, NEG], np.float32)) == 2.0
+
+
+def test_log_softmax_gives_log_probabilities():
+    np.testing.assert_allclose(np.exp(log_softmax(log(0.1, 0.4, 0.5) + 7)), [0.1, 0.4, 0.5], rtol=1e-5)
+    for bad in (math.nan, math.inf):
+        assert np.isnan(log_softmax(np.array([1, bad, 2], np.float32))).all()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

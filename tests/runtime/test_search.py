@@ -11,7 +11,7 @@ from edgelm import search
 from edgelm.beam import BeamSearch, Hypothesis
 from edgelm.errors import GenerationError
 from edgelm.generation_config import GenerationConfig
-from edgelm.search import Choice, LogSums
+from edgelm.search import Choice
 from tests.runtime.fake_decoder import FakeDecoder, Logits, random_logits
 
 VOCAB = 11
@@ -24,7 +24,7 @@ class Greedy:
         self.tokens: list[int] = []
         self._length = length
 
-    def accept(self, logits: Logits, log_sums: LogSums | None = None) -> Choice:
+    def accept(self, logits: Logits, log_probabilities: Logits | None = None) -> Choice:
         assert len(logits) == 1
         self.tokens.append(int(logits[0].argmax()))
         return Choice((0,), self.tokens[-1:]) if len(self.tokens) < self._length else Choice()
@@ -68,22 +68,22 @@ def test_a_batch_equals_each_search_alone(seed: int) -> None:
     assert decoder.widths == sorted(decoder.widths, reverse=True)
 
 
-def test_sums_that_a_decoder_tells_change_nothing() -> None:
+def test_log_probabilities_that_a_decoder_tells_change_nothing() -> None:
     found: list[list[Hypothesis]] = []
-    for tells_sums in (False, True):
+    for tells in (False, True):
         searches = [beam_search([i, 3], i, 8) for i in (2, 3, 4)]
-        decoder = FakeDecoder(random_logits(VOCAB), VOCAB, tells_sums=tells_sums)
+        decoder = FakeDecoder(random_logits(VOCAB), VOCAB, tells=tells)
         list(search.run(decoder, [[i, 3] for i in (2, 3, 4)], [[one] for one in searches]))
         found.append([hypothesis for one in searches for hypothesis in one.found])
     assert [one.tokens for one in found[0]] == [one.tokens for one in found[1]]
     assert [one.score for one in found[1]] == pytest.approx([one.score for one in found[0]], abs=1e-5)
 
 
-def test_sums_that_a_decoder_tells_are_believed() -> None:
+def test_log_probabilities_that_a_decoder_tells_are_believed() -> None:
     class Wrong(FakeDecoder):
         def step(self, ids: Sequence[int]) -> Logits:
             logits = super().step(ids)
-            self.log_sums = np.full(len(logits), np.nan, np.float32)
+            self.log_probabilities = np.full_like(logits, np.nan)
             return logits
 
     with pytest.raises(GenerationError, match="the logits after 2 tokens hold nan"):
