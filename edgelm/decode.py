@@ -177,10 +177,8 @@ class _Call:
         inputs: Mapping[str, NDArray[Any]],
         outputs: Mapping[str, NDArray[Any]],
         shape: tuple[int, int, int, int],
-        *,
-        long: bool,
     ) -> None:
-        """Takes the shape as rows, tokens a row, positions whose logits are wanted, vocabulary; and whether rows may be long."""
+        """Takes the shape as rows, tokens a row, positions whose logits are wanted, vocabulary."""
         batch, sequence, asked, vocab_size = shape
         self.input_ids = buffer((batch, sequence), "int64")
         self.logits_index = buffer((batch, asked), "int64")

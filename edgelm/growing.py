@@ -85,6 +85,11 @@ class GrowingDecoder:
         return sum(len(group.rows) for group in self._groups)
 
     @property
+    def log_probabilities(self) -> Logits | None:
+        """None: these programs do not tell."""
+        return None
+
+    @property
     def lengths(self) -> list[int]:
         """Tokens of each row."""
         lengths = {row: group.length for group in self._groups for row in group.rows}

@@ -35,14 +35,13 @@ class GrowingSeq2Seq:
     vocab_size: int
     limit: int
 
-    def start(self, sources: Sequence[Sequence[int]]) -> GrowingDecoder:
-        """A decoder with one row a source."""
+    def start(self, sources: Sequence[Sequence[int]], room: int | None = None) -> GrowingDecoder:
+        """A decoder with one row a source, which takes no more than `room` positions, where that is known."""
         # Each alone, so that a source's text does not depend on its batch mates.
         encoded = self.encoder.alone([Row(ids) for ids in sources], [signature.ENCODER_HIDDEN_STATES])
         read = [Source(self.first, hidden_states) for (hidden_states,) in encoded]
-        return GrowingDecoder(
-            self.decoder, self.cache, self.vocab_size, batch=len(sources), limit=self.limit, sources=read
-        )
+        limit = self.limit if room is None else min(room, self.limit)
+        return GrowingDecoder(self.decoder, self.cache, self.vocab_size, batch=len(sources), limit=limit, sources=read)
 
     def logits(self, source: Sequence[int], target: Sequence[int]) -> NDArray[np.float32]:
         """Teacher-forced logits, float32 [len(target), vocab_size]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def test_a_token_takes_its_latent_and_its_rotary_key_and_no_more(tmp_path: Path)
     model = export_and_load(
         write_checkpoint(tmp_path / "source", config, random_tensors(config, 0)), tmp_path / "package"
     )
-    decoder = model.decoder(1)
+    decoder: Any = model.decoder(1)
     ids = np.random.default_rng(0).integers(3, 128, 300).tolist()
     found = step_logits(model, ids[:280], ids[280:])
     assert distance(found, model.logits(ids)[279:]) < FLOAT_TOLERANCE

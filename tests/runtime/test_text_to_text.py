@@ -72,7 +72,7 @@ def test_beams_find_no_worse_a_score_than_greedy(model: Seq2SeqModel) -> None:
 
 
 def test_a_decoder_tells_log_probabilities(model: Seq2SeqModel) -> None:
-    decoder = model._programs.start([[5, 6, 7], [8, 9]])
+    decoder: Any = model._programs.start([[5, 6, 7], [8, 9]])
     logits = decoder.step([1, 1])
     assert decoder.log_probabilities is not None
     np.testing.assert_allclose(decoder.log_probabilities, [log_softmax(row) for row in logits], atol=1e-5)
