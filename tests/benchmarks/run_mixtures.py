@@ -62,7 +62,7 @@ def _decode(name: str, rounds: int, threads: int) -> dict[str, Any]:
 def _session_seconds(threads: int) -> dict[str, Any]:
     """Time to load a package of 64 experts x 24 layers, its files read before."""
     checkpoint, folder = BUILD / "synthetic-64x24", BUILD / "64x24"
-    write_checkpoint(checkpoint, SIXTY_FOUR_BY_24)
+    write_checkpoint(checkpoint, SIXTY_FOUR_BY_24, sparse=True)
     export_package("int4", checkpoint, folder)
     shutil.rmtree(checkpoint)
     seconds: list[float] = []

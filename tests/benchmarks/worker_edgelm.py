@@ -22,13 +22,15 @@ def main() -> None:
     def prefill(ids: list[int]) -> None:
         model.generate(ids, max_new_tokens=1, temperature=0, eos_token_id=())
 
-    def decode(ids: list[int], count: int) -> float:
-        times = [
-            time.perf_counter() for _ in model.stream(ids, max_new_tokens=count + 1, temperature=0, eos_token_id=())
-        ]
-        return count / (times[-1] - times[0])
+    cpu_ms: list[float] = []
 
-    answer({"load_s": load_s, **speed(task, prefill, decode)})
+    def decode(ids: list[int], count: int) -> float:
+        tokens = model.stream(ids, max_new_tokens=count + 1, temperature=0, eos_token_id=())
+        times = [(time.perf_counter(), time.process_time()) for _ in tokens]
+        cpu_ms.append((times[-1][1] - times[0][1]) / count * 1e3)
+        return count / (times[-1][0] - times[0][0])
+
+    answer({"load_s": load_s, **speed(task, prefill, decode), "decode_cpu_ms": cpu_ms})
 
 
 if __name__ == "__main__":

@@ -51,15 +51,18 @@ def main() -> None:
         decoder.clear()
         decoder.feed(ids)
 
+    cpu_ms: list[float] = []
+
     def decode(ids: list[int], count: int) -> float:
         decoder.clear()
         token = decoder.feed(ids)
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         for _ in range(count):
             token = decoder.feed([token])
+        cpu_ms.append((time.process_time() - used) / count * 1e3)
         return count / (time.perf_counter() - begun)
 
-    answer({"load_s": load_s, **speed(task, prefill, decode)})
+    answer({"load_s": load_s, **speed(task, prefill, decode), "decode_cpu_ms": cpu_ms})
 
 
 if __name__ == "__main__":
