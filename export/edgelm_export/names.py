@@ -87,7 +87,9 @@ def joined(
     result: dict[str, str | Source] = {}
     start, total = 0, sum(sizes.values())
     for name, size in sizes.items():
-        result[name] = Source(source, transform, Rows(start, start + size, total), transposed, stacked=stacked)
+        result[name] = Source(
+            source, transform, Rows(start, start + size, total), transposed=transposed, stacked=stacked
+        )
         start += size
     return result
 

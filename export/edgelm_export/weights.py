@@ -110,7 +110,7 @@ class Weights:
         if source.flat:
             tensor = _as_row(tensor)
         if source.turned:
-            return Weight(name, shape, _part(tensor, source), _turned)
+            return Weight(name, shape, _part(tensor, source), _transposed(None))
         transform = _transposed(source.transform) if source.transposed else source.transform
         rows = source.rows or Rows(0, 0, 0)
         return Weight(name, shape, tensor, transform, rows.start, source.index, rows.step)
@@ -153,7 +153,7 @@ def _as_row(tensor: LazyTensor) -> LazyTensor:
 
 
 def _transposed(transform: Transform | None) -> Transform:
-    """The same for tensors whose file has columns for rows."""
+    """A transform, or none, behind one that makes rows of a tensor's columns."""
     return lambda x: np.ascontiguousarray(x.T) if transform is None else transform(np.ascontiguousarray(x.T))
 
 
@@ -164,10 +164,6 @@ def _part(tensor: LazyTensor, source: Source) -> LazyTensor:
     first, count = source.rows.start, source.rows.stop - source.rows.start
     shape = (count, *tensor.shape[1:])
     return replace(tensor, shape=shape, rows=lambda start, stop: tensor.read(first + start, first + stop), raw=None)
-
-
-def _turned(x: Array) -> Array:
-    return np.ascontiguousarray(x.T)
 
 
 def _older_spelling(name: str) -> str:
