@@ -89,6 +89,15 @@ def contenders(name: str, threads: int) -> dict[str, Contender]:
     ours = Contender(
         "edgelm", "edgelm, int4", "worker_edgelm.py", EDGELM, threads, partial(export_package, "int4"), f"{name}-edgelm"
     )
+    plain = Contender(
+        "edgelm-plain",
+        "edgelm, int4-plain: rounded to nearest in blocks of 32 without zero points, as Q4_0 is",
+        "worker_edgelm.py",
+        EDGELM,
+        threads,
+        partial(export_package, "int4-plain"),
+        f"{name}-edgelm-plain",
+    )
     dense = Contender(
         "edgelm-dense",
         "the same package with every expert computed for every token, by the same operator",
@@ -108,7 +117,7 @@ def contenders(name: str, threads: int) -> dict[str, Contender]:
         f"{name}-llamacpp",
         peer="llamacpp",
     )
-    return {contender.name: contender for contender in (ours, dense, peer)}
+    return {contender.name: contender for contender in (ours, plain, dense, peer)}
 
 
 def compute_all_experts(package: Path, folder: Path) -> None:
