@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from edgelm import known_answers as known_answers_at_run_time
 from edgelm.errors import ManifestError, ProviderError
 from edgelm.known_answers import ERROR, NOTHING, check_operators
 from edgelm.package import Manifest, Package, sha256
@@ -111,6 +112,12 @@ def test_an_onnx_runtime_that_computes_something_else_is_refused_by_name(
         ProviderError, match=r"ONNX Runtime [\d.]+ computes com\.microsoft QMoE otherwise .*off by 0\.61, 0\.05"
     ):
         check_operators(made, CPU)
+
+
+@pytest.fixture(autouse=True)
+def unprobed() -> None:
+    """What other tests have probed in this process is forgotten."""
+    known_answers_at_run_time._error.cache_clear()
 
 
 def test_nan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,12 +126,10 @@ def test_an_unsupported_config_fails_before_anything_is_written(copy: Path, tmp_
 
 def test_an_unknown_architecture_names_the_nearest_and_what_differs(copy: Path, tmp_path: Path) -> None:
     change_config(copy, model_type="gemma9")
-    change_tensors(
-        copy, {"model.layers.0.pre_feedforward_layernorm.weight": np.ones(64, np.float32)}, drop="lm_head.weight"
-    )
+    change_tensors(copy, {"model.layers.0.fourth_layernorm.weight": np.ones(64, np.float32)}, drop="lm_head.weight")
     message = (
         r"model type 'gemma9' has no definition in edgelm \(known: .*llama, .*the nearest is \w+, with 11 kinds of tensors in common; "
-        r"it does not read model.layers.\{i\}.pre_feedforward_layernorm.weight; here is no lm_head.weight"
+        r"it does not read model.layers.\{i\}.fourth_layernorm.weight; here is no lm_head.weight"
     )
     fails_cleanly(copy, tmp_path / "out", UnsupportedArchitecture, message)
 
