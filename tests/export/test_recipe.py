@@ -178,7 +178,8 @@ def test_eight_bits_of_an_encoder_round_its_inputs_too() -> None:
 def test_what_many_rows_run_through_has_one_scale_a_row() -> None:
     recipe = preset("int8", LAYERS, family="encoder-decoder")
     found = names(recipe, "decoder.layers.3.cross.q_proj", "decoder.layers.3.cross.kv_proj", "lm_head", "embed_tokens")
-    assert found == ["int8-rows", "int8-dynamic", "int8-rows", "int8-b128"]
+    assert found == ["int8-rows", "int8-rows", "int8-rows", "int8-b128"]
+    assert recipe.wants_ranges
     assert names(preset("int4", LAYERS, family="encoder-decoder"), "lm_head") == ["int8-rows"]
     assert names(preset("int8", LAYERS), "layers.3.qkv_proj", "lm_head") == ["int8-b128", "int8-b128"]
 

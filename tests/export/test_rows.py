@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,12 @@ WEIGHT, BIAS = RNG.normal(0, 1, (N, K)).astype(np.float32), RNG.normal(0, 1, N).
 X = RNG.normal(0, 1, (5, 3, K)).astype(np.float32)
 
 
-def program(folder: Path, inputs: Port, build: Callable[[GraphBuilder, Value], Value]) -> Program:
+def program(
+    folder: Path,
+    inputs: Port,
+    build: Callable[[GraphBuilder, Value], Value],
+    ranges: Mapping[str, Array] | None = None,
+) -> Program:
     """A graph of one input over the weight and the bias of module `a`."""
     tensors = {
         name: LazyTensor(name, "float32", values.shape, lambda start, stop, values=values: values[start:stop])
@@ -37,7 +42,7 @@ def program(folder: Path, inputs: Port, build: Callable[[GraphBuilder, Value], V
     }
     weights = Weights(Checkpoint("hf", {}, {}, tensors, (Path("c"),), dict), name_map({"a": "a"}), {})
     store = DataFile(folder / "p.onnx.data")
-    g = GraphBuilder(weights, Recipe("test", (("*", "int8-rows"),)), PROVIDERS["cpu"], store)
+    g = GraphBuilder(weights, Recipe("test", (("*", "int8-rows"),), ranges=ranges), PROVIDERS["cpu"], store)
     g.declare([inputs])
     g.output(Port("y", "float32", ("n", "m", "size")), build(g, g.input(inputs.name)))
     store.close()
@@ -67,6 +72,17 @@ def test_a_row_is_the_same_to_the_bit_whatever_its_batch(projection: Program) ->
     for i in range(len(x)):
         assert (run(projection, "x", x[i : i + 1]) == together[i]).all()
         assert (run(projection, "x", x[i : i + 1, 1:2]) == together[i, 1]).all()
+
+
+def test_known_ranges_take_most_of_the_error_of_a_wide_column(projection: Program, tmp_path: Path) -> None:
+    x = X.copy()
+    x[..., 5] *= 60
+    wanted = x @ WEIGHT.T + BIAS
+    ranges = {"a": np.abs(x).reshape(-1, K).max(0)}
+    port = Port("x", "float32", ("n", "m", K))
+    smoothed = program(tmp_path, port, lambda g, x: linear(g, x, {"a": N}, K, bias=True), ranges)
+    errors = [float(np.sqrt(np.mean((run(one, "x", x) - wanted) ** 2))) for one in (projection, smoothed)]
+    assert errors[1] < errors[0] / 2
 
 
 def test_a_row_of_zeros_gives_the_bias(projection: Program) -> None:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from edgelm_export.blocks.dynamic import dynamic_projection
 from edgelm_export.blocks.kernels import QuantizedWeight, gather_block_quantized, matmul_nbits, matmul_transposed
-from edgelm_export.blocks.rows import RowWeight, lookup_codes, row_projection, store_rows
+from edgelm_export.blocks.rows import lookup_codes, row_projection
 from edgelm_export.blocks.stored import as_activation, stored_blocks, stored_floats
 from edgelm_export.config import ModelConfig
 from edgelm_export.graph import GraphBuilder
@@ -68,9 +68,9 @@ def lookup(
 
 def lookup_rows(g: GraphBuilder, ids: ir.Value, name: str, weight: Weight, form: Format) -> ir.Value:
     """Rows `ids` of a weight that is stored under `name` in a format for gathering: ids [...] -> [..., columns]."""
+    if form.input_scale == "row":
+        return lookup_codes(g, ids, name, weight, form)
     stored = _store(g, name, [weight], form)
-    if isinstance(stored, RowWeight):
-        return lookup_codes(g, ids, stored)
     if isinstance(stored, QuantizedWeight):
         return gather_block_quantized(g, ids, stored)
     return as_activation(g, g.op("Gather", stored, ids, axis=0), stored.dtype)
@@ -98,9 +98,9 @@ def project(
     """x @ weights.T + bias, the weights joined and stored under `name` in that format."""
     if form.input_scale == "call":
         return dynamic_projection(g, x, name, weights, form, bias)
+    if form.input_scale == "row":
+        return row_projection(g, x, name, weights, form, bias)
     stored = _store(g, name, weights, form)
-    if isinstance(stored, RowWeight):
-        return row_projection(g, x, stored, bias)
     if isinstance(stored, QuantizedWeight):
         return matmul_nbits(g, x, stored, bias)
     product = matmul_transposed(g, x, as_activation(g, stored))
@@ -115,12 +115,8 @@ def _bias(g: GraphBuilder, group: str, sizes: Mapping[str, int]) -> ir.Value:
     )
 
 
-def _store(
-    g: GraphBuilder, name: str, weights: Sequence[Weight], form: Format
-) -> ir.Value | QuantizedWeight | RowWeight:
+def _store(g: GraphBuilder, name: str, weights: Sequence[Weight], form: Format) -> ir.Value | QuantizedWeight:
     """Joins the weights' rows, in the format asked for, piece by piece."""
-    if form.input_scale == "row":
-        return store_rows(g, name, weights, form)
     n, k = sum(weight.shape[0] for weight in weights), weights[0].shape[1]
 
     def pieces() -> Iterator[Array]:

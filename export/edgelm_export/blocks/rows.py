@@ -5,36 +5,54 @@ The integers of a product are exact and each row has its own scale, so a row's r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgelm_export.blocks.kernels import matmul_integer_to_float
+from edgelm_export.blocks.smoothing import Factors, smoothed
 from edgelm_export.graph import DTYPES, GraphBuilder
 from edgelm_export.quantize.formats import Format
 from edgelm_export.weights import Weight
 
 
-@dataclass(frozen=True)
-class RowWeight:
-    """A stored weight [n, k]: codes int8 [n, k], scales [n, 1] in the dtype of activations."""
+def row_projection(
+    g: GraphBuilder, x: ir.Value, name: str, weights: Sequence[Weight], form: Format, bias: ir.Value | None
+) -> ir.Value:
+    """x @ weights.T + bias: [..., k] -> [..., n].
 
-    codes: ir.Value
-    scales: ir.Value
+    A row of zeros divides by zero, and whatever integers that gives are multiplied by zero again.
+    """
+    x, factors = smoothed(g, x, name, weights)
+    codes, scales = _store(g, name, weights, form, factors)
+    size = g.op("ReduceMax", g.op("Abs", x), g.constant(np.array([-1], np.int64)), keepdims=1)  # [..., 1]
+    # Nodes over constants: ONNX Runtime turns them once, when it loads the graph, to what its kernel reads.
+    turned = g.op("Transpose", codes, perm=[1, 0])
+    flat = g.op("Reshape", scales, g.constant(np.array([-1], np.int64)))
+    product = g.op("Mul", matmul_integer_to_float(g, g.op("Div", x, size), turned, flat), size)
+    return product if bias is None else g.op("Add", product, bias)
 
 
-def store_rows(g: GraphBuilder, name: str, weights: Sequence[Weight], form: Format) -> RowWeight:
-    """Joins the weights' rows, piece by piece."""
+def lookup_codes(g: GraphBuilder, ids: ir.Value, name: str, weight: Weight, form: Format) -> ir.Value:
+    """Rows `ids` of a table: ids [...] -> [..., k]."""
+    codes, scales = _store(g, name, [weight], form, None)
+    rows = g.op("Cast", g.op("Gather", codes, ids, axis=0), to=DTYPES[g.provider.activation_dtype])
+    return g.op("Mul", rows, g.op("Gather", scales, ids, axis=0))
+
+
+def _store(
+    g: GraphBuilder, name: str, weights: Sequence[Weight], form: Format, factors: Callable[[], Factors] | None
+) -> tuple[ir.Value, ir.Value]:
+    """Joins the weights' rows, piece by piece: codes int8 [n, k], scales [n, 1] in the dtype of activations."""
     n, k = sum(weight.shape[0] for weight in weights), weights[0].shape[1]
     scales: list[NDArray[np.float16]] = []
 
     def codes() -> Iterator[NDArray[np.int8]]:
         for weight in weights:
             for chunk in weight.chunks(form.flaw):
-                part = form.quantize(chunk)
+                part = form.quantize(chunk if factors is None else chunk * factors())
                 scales.append(part.scales)
                 yield (part.packed[:, 0] ^ np.uint8(128)).view(np.int8)
 
@@ -42,23 +60,4 @@ def store_rows(g: GraphBuilder, name: str, weights: Sequence[Weight], form: Form
     # There once the last piece is coded, so they are stored in this order.
     scale = g.stored(f"{name}.scales", form.scale_dtype, (n, 1), lambda: scales)
     activations = DTYPES[g.provider.activation_dtype]
-    return RowWeight(stored, scale if scale.dtype == activations else g.op("Cast", scale, to=activations))
-
-
-def row_projection(g: GraphBuilder, x: ir.Value, weight: RowWeight, bias: ir.Value | None) -> ir.Value:
-    """x @ weight.T + bias: [..., k] -> [..., n].
-
-    A row of zeros divides by zero, and whatever integers that gives are multiplied by zero again.
-    """
-    size = g.op("ReduceMax", g.op("Abs", x), g.constant(np.array([-1], np.int64)), keepdims=1)  # [..., 1]
-    # Nodes over constants: ONNX Runtime turns them once, when it loads the graph, to what its kernel reads.
-    turned = g.op("Transpose", weight.codes, perm=[1, 0])
-    scales = g.op("Reshape", weight.scales, g.constant(np.array([-1], np.int64)))
-    product = g.op("Mul", matmul_integer_to_float(g, g.op("Div", x, size), turned, scales), size)
-    return product if bias is None else g.op("Add", product, bias)
-
-
-def lookup_codes(g: GraphBuilder, ids: ir.Value, weight: RowWeight) -> ir.Value:
-    """Rows `ids` of the weight: ids [...] -> [..., k]."""
-    rows = g.op("Cast", g.op("Gather", weight.codes, ids, axis=0), to=DTYPES[g.provider.activation_dtype])
-    return g.op("Mul", rows, g.op("Gather", weight.scales, ids, axis=0))
+    return stored, scale if scale.dtype == activations else g.op("Cast", scale, to=activations)
