@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgelm.errors import UnsupportedArchitecture, UnsupportedConfig
 from edgelm_export import optimum
@@ -54,12 +54,14 @@ def _fallback(checkpoint: Checkpoint) -> str:
 def _compare(checkpoint: Checkpoint, model_type: str) -> _Likeness:
     architecture = REGISTRY[model_type]
     found = {_NUMBER.sub("{i}", name) for name in checkpoint.tensors}
+    if checkpoint.format == "hf":  # names may go by the type
+        checkpoint = replace(checkpoint, config={**checkpoint.config, "model_type": model_type})
     try:
         config = read_config(checkpoint, architecture.model_types[model_type], architecture.read_config)
         names = architecture.names[checkpoint.format](config)
     except (UnsupportedConfig, KeyError):  # a KeyError: the type is not read from this format
         return _Likeness(model_type, 0, tuple(found), ())
-    wanted = {_NUMBER.sub("{i}", f"{source.name}.weight") for source in names.values()}
+    wanted = {_NUMBER.sub("{i}", f"{source.name}.weight").replace("{e}", "{i}") for source in names.values()}
     extra = {name for name in found if name.removesuffix(".bias").removesuffix(".weight") + ".weight" not in wanted}
     return _Likeness(model_type, len(wanted & found), tuple(sorted(extra)), tuple(sorted(wanted - found)))
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgelm.errors import UnsupportedConfig, WrongShape
+from edgelm.errors import UnsupportedArchitecture, UnsupportedConfig, WrongShape
 from edgelm.text_generation import DecoderModel
 from tests.architectures.moe_tables import moe_base
 from tests.architectures.random_checkpoints import random_tensors, write_checkpoint
@@ -39,6 +39,16 @@ def test_a_count_of_experts_that_contradicts_the_tensors_is_named(tmp_path: Path
 def test_windows_that_nobody_places_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedConfig, match="without layer_types, and transformers 4 and 5 give windows"):
         exported(tmp_path, moe_base("qwen2_moe", use_sliding_window=True), {})
+
+
+def test_the_nearest_of_an_unknown_mixture_has_the_same_experts(tmp_path: Path) -> None:
+    config = moe_base("mixtral")
+    tensors = random_tensors(config, seed=5)
+    with pytest.raises(
+        UnsupportedArchitecture, match=r"the nearest is mixtral, with 13 kinds .*; here is no .*mlp\.down_proj"
+    ) as caught:
+        exported(tmp_path, {**config, "model_type": "mixtral9"}, tensors)
+    assert "does not read" not in str(caught.value)
 
 
 def test_a_package_carries_a_probe_of_its_experts(tmp_path: Path) -> None:
