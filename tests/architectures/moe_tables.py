@@ -129,6 +129,7 @@ TABLES: dict[str, Mapping[str, Column]] = {
     "ernie4_5_moe": {
         "architecture": _architecture("Ernie4_5_MoeForCausalLM"),
         **_COMMON,
+        "layers": each("num_hidden_layers", 2, 3),  # transformers 4 loads none without experts
         "heads": _SQUARE,
         "inner": each("intermediate_size", 72, 50),
         "experts": each("moe_intermediate_size", 40, 77),
