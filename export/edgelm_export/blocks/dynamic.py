@@ -35,4 +35,5 @@ def dynamic_projection(
 
     stored = g.stored(f"{name}.transposed", "int8", (k, n), transposed)
     scale = g.stored(f"{name}.scales", "float32", (n,), lambda: scales)
-    return dynamic_quantize_matmul(g, x, stored, scale, bias)
+    # Where ONNX Runtime rewrites signed weights (session.x64quantprecision), it fails on those that two nodes read.
+    return dynamic_quantize_matmul(g, x, g.unshared(stored), scale, bias)
