@@ -90,15 +90,15 @@ def _head(reader: ConfigReader) -> tuple[bool, bool]:
     """Whether the head is the token table, and whether hidden states are scaled before it.
 
     The first T5 does both, later ones neither, and transformers 4 tells them apart by `tie_word_embeddings`. Transformers 5
-    writes true for all; whether it scales is in `scale_decoder_outputs` for T5, and fixed for mT5 (never) and umT5 (always, also
-    those that transformers 4 does not; files it has not written are read as 4 reads them). Whether the head is tied is then
-    left open, and it counts as untied: a head that is not stored is the token table.
+    writes true for all; whether it scales is in `scale_decoder_outputs` for T5 and since 5.24 for umT5, which it always scaled
+    before; mT5 it never does. Files it has not written are read as 4 reads them. Whether the head is tied is then left open,
+    and it counts as untied: a head that is not stored is the token table.
     """
     tied = reader.flag("tie_word_embeddings", True)
     fixed = reader.get("scaled_by_transformers_5")
     release = str(reader.get("transformers_version")).split(".")[0]
     if fixed is not None and release.isdigit() and int(release) >= 5:
-        return False, bool(fixed)
+        return False, bool(fixed) and reader.flag("scale_decoder_outputs", True)
     scaled = reader.flag("scale_decoder_outputs", tied)
     return tied and scaled, scaled
 

@@ -98,5 +98,5 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
     "m2m_100": {**BART, "ids": (_IDS,), "padding": each("pad_token_id", 0, 1, 5)},
     "t5": {**T5, "tied": _T5_HEADS},
     "mt5": {**T5, "tied": _HEADS},
-    "umt5": {**T5, "tied": _HEADS},
+    "umt5": {**T5, "tied": (*_T5_HEADS, WRITTEN_BY_5)},
 }

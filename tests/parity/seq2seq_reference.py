@@ -34,9 +34,8 @@ def is_known(config: Config) -> bool:
     if "decoder_vocab_size" in config and not SINCE_5:
         return False
     written_by_5 = "transformers_version" in config
-    tied = config.get("tie_word_embeddings")
-    if config["model_type"] in ("mt5", "umt5") and SINCE_5 and not written_by_5:
-        return tied is not (config["model_type"] == "mt5")
+    if config["model_type"] == "mt5" and SINCE_5 and not written_by_5:
+        return config.get("tie_word_embeddings") is not True
     return SINCE_5 or not written_by_5
 
 
