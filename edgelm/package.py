@@ -42,6 +42,7 @@ class Manifest:
     quality: Mapping[str, Any]
     versions: Mapping[str, str]
     encoder: EncoderFacts | None = None  # of an encoder
+    weight_bytes_per_step: int | None = None  # what a decode step reads of the data file; looked-up rows do not count
     probes: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict[str, Mapping[str, Any]]
     )  # file -> {"operator", "tolerance"}: a known answer of an operator, see known_answers.py
@@ -201,7 +202,10 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
     exporter = values.get("exporter", EDGELM)
     if exporter not in (EDGELM, OPTIMUM):
         raise ManifestError(f"{file}: graphs of exporter {exporter!r} are not known to this edgelm; update it")
-    named = (*_TYPES, "format_version", "exporter", "cache", "encoder", "probes")
+    step = values.get("weight_bytes_per_step")
+    if step is not None and not (type(step) is int and step >= 0):
+        raise ManifestError(f"{file}: weight_bytes_per_step must be a count of bytes, not {step!r}; export it again")
+    named = (*_TYPES, "format_version", "exporter", "cache", "encoder", "probes", "weight_bytes_per_step")
     extra = {key: value for key, value in values.items() if key not in named}
     cache = _read_part(values, "cache", CacheGeometry.from_manifest, file)
     encoder = _read_part(values, "encoder", EncoderFacts.from_manifest, file)
@@ -212,7 +216,16 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
         )
     probes = _read_part(values, "probes", partial(_probes, files=values["files"]), file) or {}
     notes = tuple(map(str, values["notes"]))
-    return Manifest(**known, cache=cache, encoder=encoder, probes=probes, notes=notes, exporter=exporter, extra=extra)
+    return Manifest(
+        **known,
+        cache=cache,
+        encoder=encoder,
+        weight_bytes_per_step=step,
+        probes=probes,
+        notes=notes,
+        exporter=exporter,
+        extra=extra,
+    )
 
 
 Part = TypeVar("Part")

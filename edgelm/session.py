@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 
 class Program:
-    """A graph loaded into ONNX Runtime; several bindings may run on it."""
+    """A graph loaded into ONNX Runtime; several bindings may run on it.
+
+    Attributes:
+        session: ONNX Runtime's.
+        bound_seconds: time spent so far in runs on bound buffers.
+    """
 
     def __init__(self, path: Path, provider: Provider, threads: int | None = None) -> None:
         """Loads the graph.
@@ -34,6 +40,7 @@ class Program:
         """
         import onnxruntime  # lazy, so that `import edgelm` stays light
 
+        self.bound_seconds = 0.0
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
@@ -72,7 +79,7 @@ class Binding:
     """Buffers bound to a program's inputs and outputs by name, kept alive here, read and written in place by `run`."""
 
     def __init__(self, program: Program) -> None:
-        self._session = program.session
+        self._program = program
         self._io = program.session.io_binding()
         self._values: dict[str, onnxruntime.OrtValue] = {}
 
@@ -89,7 +96,9 @@ class Binding:
 
     def run(self) -> None:
         """Executes the program on what is bound; outputs land in their buffers."""
-        self._session.run_with_iobinding(self._io)
+        start = time.perf_counter()
+        self._program.session.run_with_iobinding(self._io)
+        self._program.bound_seconds += time.perf_counter() - start
 
 
 def value(array: NDArray[Any]) -> onnxruntime.OrtValue:

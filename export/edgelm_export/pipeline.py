@@ -81,8 +81,8 @@ def export(
     with package_folder(target, force=options.force) as folder, FloatGraph(model, folder.parent, say) as graph:
         write_texts(model.checkpoint, folder)
         recipe = calibrated(recipe, model, folder, graph)
-        probes = write_programs(model, recipe, provider, folder)
-        manifest = replace(manifest, files=digests(folder), probes=probes)
+        written = write_programs(model, recipe, provider, folder)
+        manifest = replace(manifest, files=digests(folder), **vars(written))
         manifest.save(folder)
         if options.verify:
             quality = verify(Package.open(folder), model, provider, graph, say)

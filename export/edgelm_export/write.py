@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from edgelm_export.graph import Produce
 from edgelm_export.known_answers import known_answers
 from edgelm_export.model import Model
 from edgelm_export.quantize.recipe import Recipe
+from edgelm_export.traffic import weight_bytes_per_step
 
 # Tensors start on cache lines, so that kernels may read the mapped file directly.
 _ALIGNMENT = 64
@@ -114,14 +116,21 @@ def check_space(target: Path, nbytes: int) -> None:
         )
 
 
-def write_programs(
-    model: Model, recipe: Recipe, provider: Provider, folder: Path, taps: Sequence[str] = ()
-) -> Mapping[str, Mapping[str, Any]]:
-    """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well.
+@dataclass(frozen=True)
+class Written:
+    """What the manifest says of programs that were written.
 
-    Returns:
-        The probes of the operators they use, written too, as the manifest lists them.
+    Attributes:
+        probes: of the operators they use, written too.
+        weight_bytes_per_step: what a step of the decoder reads of its data file; None of an encoder.
     """
+
+    probes: Mapping[str, Mapping[str, Any]]
+    weight_bytes_per_step: int | None
+
+
+def write_programs(model: Model, recipe: Recipe, provider: Provider, folder: Path, taps: Sequence[str] = ()) -> Written:
+    """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well."""
     total = plan(model, recipe, provider).nbytes
     files: dict[str, DataFile] = {}
     with progress(total, f"Writing {recipe.name}", "B") as bar:
@@ -141,7 +150,7 @@ def write_programs(
     for number, probe in enumerate(known_answers(programs.values())):
         (folder / f"probe-{number}.onnx").write_bytes(probe.graph)
         probes[f"probe-{number}.onnx"] = {"operator": probe.operator, "tolerance": probe.tolerance}
-    return probes
+    return Written(probes, weight_bytes_per_step(programs["decoder"]) if "decoder" in programs else None)
 
 
 def write_graph(program: ir.Model, file: Path) -> None:

@@ -14,7 +14,7 @@ from contenders import enter, export_package
 from environments import BUILD
 from export_memory import export_once
 from machine import machine, pick_cpus
-from measure import NEW_TOKENS, PROMPT_TOKENS, measure_speed
+from measure import NEW_TOKENS, PREFILL_TOKENS, PROMPT_TOKENS, measure_speed
 from mixtures import CONFIGS, EIGHT_BILLION, SIXTY_FOUR_BY_24, contenders, synthetic_checkpoint
 from results import RESULTS, say, write
 from rounds import summarize
@@ -36,13 +36,17 @@ def main(rounds: int, threads: int, models: tuple[str, ...], memory: bool, outpu
         "what": "mixtures",
         "machine": machine(),
         "command": f"python tests/benchmarks/run_mixtures.py --rounds {rounds} --threads {threads}",
-        "settings": {"threads": threads, "prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS},
+        "settings": {"threads": threads, "rounds": rounds, **_lengths()},
         "decode": {name: _decode(name, rounds, threads) for name in models or CONFIGS},
         "session_seconds": _session_seconds(threads),
     }
     if memory:
         values["export"] = _export_memory()
     write(values, output or RESULTS / "mixtures.json")
+
+
+def _lengths() -> dict[str, int]:
+    return {"prefill_tokens": PREFILL_TOKENS, "prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS}
 
 
 def _decode(name: str, rounds: int, threads: int) -> dict[str, Any]:
@@ -53,7 +57,11 @@ def _decode(name: str, rounds: int, threads: int) -> dict[str, Any]:
     return {
         "config": dict(CONFIGS[name]),
         "contenders": {
-            contender: {**entered[contender][0].facts(entered[contender][1]), "summary": summarize(results[contender])}
+            contender: {
+                **entered[contender][0].facts(entered[contender][1]),
+                "summary": summarize(results[contender]),
+                "rounds": results[contender],
+            }
             for contender in entered
         },
     }
