@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import ProviderError
+from edgelm.integer_products import products_overflow
 from edgelm.providers import Provider
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ class Program:
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
-        for key, value in provider.session_config.items():
+        config = dict(provider.session_config)
+        if products_overflow(provider.ort_name):
+            config.update(provider.exact_products)
+        for key, value in config.items():
             options.add_session_config_entry(key, value)
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider.ort_name])
