@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from page import abouts, disturbance, ratio, spread, table, versions, where
+from protocol import decode_key, ttft_key
 
 HOW = """Checkpoints of these widths with random weights, the same for all; layers are few, so that they fit, and the vocabulary is
 cut with them. Every contender runs in a process of its own, pinned to the same cores, in turn (A B A B ...). Figures are medians
 of the rounds with the least and the greatest in brackets; factors are medians of the rounds' own ratios, above 1 `edgelm` is faster.
-Decode: {new_tokens} tokens after a prompt of {prompt_tokens}. TTFT: from a prompt of {prefill_tokens} tokens to its first new token.
+Decode: {new_tokens} tokens after a context of {contexts[0]}. TTFT: from a prompt of {prompts[0]} tokens to its first new token.
 """
 
 LATENT = """Decode steps after {context} positions, {layers} layers, {heads} heads, {precision}: the absorbed form, whose cache holds one
@@ -25,7 +26,8 @@ def mixtures(result: Mapping[str, Any]) -> str:
     settings = result["settings"]
     parts = [f"## Mixtures of experts, {settings['threads']} threads\n", HOW.format(**settings)]
     for name, measured in result["decode"].items():
-        parts += [f"### {_shape(name, measured['config'])}\n", _speeds(measured["contenders"])]
+        keys = decode_key(settings["contexts"][0]), ttft_key(settings["prompts"][0])
+        parts += [f"### {_shape(name, measured['config'])}\n", _speeds(measured["contenders"], *keys)]
     load, everyone = result["session_seconds"], _everyone(result["decode"])
     parts.append(
         f"Loading a package of {load['config']['num_experts']} experts x {load['config']['num_hidden_layers']} layers "
@@ -74,20 +76,20 @@ def latent(result: Mapping[str, Any]) -> str:
     )
 
 
-def _speeds(contenders: Mapping[str, Mapping[str, Any]]) -> str:
+def _speeds(contenders: Mapping[str, Mapping[str, Any]], decode: str, ttft: str) -> str:
     rows = []
     for name, entry in contenders.items():
         factors = [
             "" if name == OURS else ratio(*([run[key] for run in contenders[of]["rounds"]] for of in above_below))
-            for key, above_below in (("decode_tokens_per_second", (OURS, name)), ("ttft_ms", (name, OURS)))
+            for key, above_below in ((decode, (OURS, name)), (ttft, (name, OURS)))
         ]
         rows.append(
             [
                 f"`{name}`",
                 f"{entry['bytes'] / 1e6:.0f}",
-                spread(entry["summary"]["decode_tokens_per_second"], 1),
+                spread(entry["summary"][decode], 1),
                 factors[0],
-                spread(entry["summary"]["ttft_ms"], 0),
+                spread(entry["summary"][ttft], 0),
                 factors[1],
                 f"{entry['summary']['peak_rss_mib']['median']:.0f}",
             ]
