@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 class Program:
     """A graph loaded into ONNX Runtime; several bindings may run on it."""
 
-    def __init__(self, path: Path, provider: Provider, threads: int | None = None) -> None:
+    def __init__(self, path: Path, provider: Provider, threads: int | None = None, graph: bytes | None = None) -> None:
         """Loads the graph.
 
         Args:
             path: the .onnx file.
             provider: where it runs.
             threads: threads inside an operator; None leaves the choice to ONNX Runtime (one a physical core).
+            graph: what to load instead of the file; its weights still lie beside it.
 
         Raises:
             ProviderError: ONNX Runtime refuses the graph.
@@ -40,8 +41,10 @@ class Program:
             options.intra_op_num_threads = threads
         for key, value in provider.session_config.items():
             options.add_session_config_entry(key, value)
+        if graph is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider.ort_name])
+            self.session = onnxruntime.InferenceSession(graph or str(path), options, providers=[provider.ort_name])
         except Exception as error:  # ONNX Runtime raises bare and undocumented types
             raise ProviderError(f"ONNX Runtime {onnxruntime.__version__} refuses {path}: {error}") from error
 

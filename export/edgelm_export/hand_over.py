@@ -21,11 +21,13 @@ from edgelm_export.architectures import REGISTRY
 from edgelm_export.architectures.base import Architecture
 from edgelm_export.blocks.encoder_heads import no_head
 from edgelm_export.checkpoint.base import Checkpoint
+from edgelm_export.evaluation import EvaluationText, choose_text
 from edgelm_export.foreign_programs import ForeignPrograms, Written
 from edgelm_export.foreign_quality import against_original
 from edgelm_export.manifest import generation_defaults, source_entry, task_facts, unsupported_settings
 from edgelm_export.model import with_modules
 from edgelm_export.nearest import unknown_architecture
+from edgelm_export.quality_page import with_quality
 from edgelm_export.quantize.formats import find_format, with_block_size
 from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, recipe_from_file
 from edgelm_export.read_config import model_type_of
@@ -92,8 +94,8 @@ def hand_over(
         manifest.save(folder)
         del original  # a trace may change the model, as it does to the attention of BigBird
         if options.verify:
-            quality = _verify(Package.open(folder), programs, origin, Path(scratch))
-            replace(manifest, quality=quality).save(folder)
+            quality = _verify(Package.open(folder), programs, origin, Path(scratch), choose_text(options.eval_text))
+            with_quality(manifest, quality, folder).save(folder)
     return Package.open(target)
 
 
@@ -221,7 +223,9 @@ def _context_length(original: optimum.Original, task: Task, asked: int | None) -
     return length, (f"the config names no longest text, so {length} was taken; --context-length chooses another",)
 
 
-def _verify(package: Package, programs: ForeignPrograms, origin: Path, scratch: Path) -> dict[str, Any]:
+def _verify(
+    package: Package, programs: ForeignPrograms, origin: Path, scratch: Path, text: EvaluationText
+) -> dict[str, Any]:
     """The quality of a package against Optimum's float graphs, and of those against the checkpoint in transformers."""
     names = package.manifest.programs
     candidates = {name: Program(package.program(name), _PROVIDER) for name in names}
@@ -231,5 +235,5 @@ def _verify(package: Package, programs: ForeignPrograms, origin: Path, scratch: 
         folder.mkdir()
         programs.write(_FLOAT, folder)
         references = {name: Program(folder / f"{name}.onnx", _PROVIDER) for name in names}
-    error = against_original(package, optimum.Original.load(origin, package.manifest.task), references)
-    return {**measure_programs(package, references, candidates), "float_against_original": error}
+    error = against_original(package, optimum.Original.load(origin, package.manifest.task), references, text)
+    return {**measure_programs(package, references, candidates, text), "float_against_original": error}

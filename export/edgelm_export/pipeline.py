@@ -12,10 +12,12 @@ from edgelm.package import Package
 from edgelm.providers import PROVIDERS, Provider
 from edgelm_export.assemble import plan
 from edgelm_export.checkpoint import open_checkpoint
+from edgelm_export.evaluation import choose_text
 from edgelm_export.float_graph import FloatGraph
 from edgelm_export.hand_over import hand_over, is_handed_over
 from edgelm_export.manifest import describe_export
 from edgelm_export.model import Model, check_tied_head, understand
+from edgelm_export.quality_page import with_quality
 from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, preset, recipe_from_file
 from edgelm_export.sources import resolve_source
 from edgelm_export.verify import calibrated, verify
@@ -35,6 +37,7 @@ class ExportOptions:
     revision: str | None = None
     offline: bool = False
     recipe: str | Path | None = None
+    eval_text: str | Path | None = None
     verify: bool = True
     force: bool = False
 
@@ -63,7 +66,7 @@ def export(
         VerificationError: the package disagrees with itself or yields NaN.
     """
     target = Path(out)
-    provider = _provider(options.device)
+    provider, text = _provider(options.device), choose_text(options.eval_text)
     check_target(target, force=options.force)
     found = resolve_source(str(source), revision=options.revision, offline=options.offline)
     checkpoint = open_checkpoint(found.path)
@@ -85,8 +88,8 @@ def export(
         manifest = replace(manifest, files=digests(folder), probes=probes)
         manifest.save(folder)
         if options.verify:
-            quality = verify(Package.open(folder), model, provider, graph, say)
-            replace(manifest, quality=quality).save(folder)
+            quality = verify(Package.open(folder), model, provider, graph, text, say)
+            with_quality(manifest, quality, folder).save(folder)
     return Package.open(target)
 
 

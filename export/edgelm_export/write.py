@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -169,9 +169,10 @@ def write_texts(checkpoint: Checkpoint, folder: Path) -> None:
             (folder / file.name).write_bytes(file.read_bytes())
 
 
-def digests(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file of a folder but the manifest."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+def digests(folder: Path, names: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of those files of a folder, by default of all but the manifest."""
+    everything = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = sorted(everything if names is None else (folder / name for name in names))
     return {
         path.relative_to(folder).as_posix(): {"sha256": sha256(path), "size": path.stat().st_size} for path in files
     }

@@ -12,14 +12,15 @@ from contenders import Contender, Entered, run_worker
 from rounds import Rounds, Say, measure_in_turn
 
 from edgelm.tokenizer import Tokenizer
-from edgelm_export.quality import TEXT_TOKENS, Divergence, evaluation_text
+from edgelm_export.evaluation import built_in_text
+from edgelm_export.quality import TEXT_TOKENS, Divergence
 
 PREFILL_TOKENS, PROMPT_TOKENS, NEW_TOKENS = 512, 32, 128
 
 
 def evaluation_ids(package: Path) -> list[int]:
     """The text that `edgelm export` verifies with, as this package's tokenizer cuts it."""
-    return Tokenizer.from_folder(package).encode(evaluation_text())[:TEXT_TOKENS]
+    return Tokenizer.from_folder(package).encode(built_in_text().text)[:TEXT_TOKENS]
 
 
 def measure_speed(entered: Entered, ids: Sequence[int], cpus: Sequence[int], rounds: int, say: Say) -> Rounds:
