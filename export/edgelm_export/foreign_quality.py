@@ -72,8 +72,7 @@ def _decoder(package: Package, original: Original, programs: Mapping[str, Progra
 def _seq2seq(package: Package, original: Original, programs: Mapping[str, Program], text: EvaluationText) -> Pair:
     m = package.manifest
     ids = evaluation_ids(package, text)
-    start = m.generation.get("decoder_start_token_id", m.encoder_facts.pad_token_id)
-    target = [start, *(token for token in ids if token < m.vocab_size)][:_TARGET]
+    target = [m.start_token, *(token for token in ids if token < m.vocab_size)][:_TARGET]
     given = {"decoder_input_ids": np.array([target], np.int64)}
     both = seq2seq(m, Encoder(programs[ENCODER], m.encoder_facts.pad_token_id), programs, m.context_length)
     sources = [ids[:length] for length in _LENGTHS]

@@ -34,8 +34,8 @@ from edgelm_export.read_config import model_type_of
 from edgelm_export.sources import Source
 from edgelm_export.task import Task
 from edgelm_export.tasks import choose_task
-from edgelm_export.verify import measure_programs
-from edgelm_export.write import digests, package_folder, write_texts
+from edgelm_export.verify import measure_programs, recorded_run
+from edgelm_export.write import digests, package_folder, write_probes, write_texts
 
 if TYPE_CHECKING:
     from edgelm_export.pipeline import ExportOptions
@@ -90,12 +90,15 @@ def hand_over(
         programs = ForeignPrograms(checkpoint, task, graphs, _PROVIDER)
         written = programs.write(recipe, folder)
         manifest = _describe(checkpoint, source, original, task, family, recipe, written, options.context_length)
-        manifest = replace(manifest, programs={name: f"{name}.onnx" for name in graphs}, files=digests(folder))
+        probes = write_probes(written.graphs, folder)
+        names = {name: f"{name}.onnx" for name in graphs}
+        manifest = replace(manifest, programs=names, files=digests(folder), probes=probes)
         manifest.save(folder)
         del original  # a trace may change the model, as it does to the attention of BigBird
         if options.verify:
-            quality = _verify(Package.open(folder), programs, origin, Path(scratch), choose_text(options.eval_text))
-            with_quality(manifest, quality, folder).save(folder)
+            package, text = Package.open(folder), choose_text(options.eval_text)
+            manifest = with_quality(manifest, _verify(package, programs, origin, Path(scratch), text), folder)
+            replace(manifest, recorded_run=recorded_run(package, _PROVIDER, text)).save(folder)
     return Package.open(target)
 
 

@@ -20,8 +20,16 @@ from edgelm_export.model import Model, check_tied_head, understand
 from edgelm_export.quality_page import with_quality
 from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, preset, recipe_from_file
 from edgelm_export.sources import resolve_source
-from edgelm_export.verify import calibrated, verify
-from edgelm_export.write import check_space, check_target, digests, package_folder, write_programs, write_texts
+from edgelm_export.verify import calibrated, recorded_run, verify
+from edgelm_export.write import (
+    check_space,
+    check_target,
+    digests,
+    package_folder,
+    write_probes,
+    write_programs,
+    write_texts,
+)
 
 
 @dataclass(frozen=True)
@@ -84,12 +92,14 @@ def export(
     with package_folder(target, force=options.force) as folder, FloatGraph(model, folder.parent, say) as graph:
         write_texts(model.checkpoint, folder)
         recipe = calibrated(recipe, model, folder, graph)
-        probes = write_programs(model, recipe, provider, folder)
+        programs = write_programs(model, recipe, provider, folder)
+        probes = write_probes(programs.values(), folder)
         manifest = replace(manifest, files=digests(folder), probes=probes)
         manifest.save(folder)
         if options.verify:
-            quality = verify(Package.open(folder), model, provider, graph, text, say)
-            with_quality(manifest, quality, folder).save(folder)
+            package = Package.open(folder)
+            manifest = with_quality(manifest, verify(package, model, provider, graph, text, say), folder)
+            replace(manifest, recorded_run=recorded_run(package, provider, text)).save(folder)
     return Package.open(target)
 
 

@@ -15,6 +15,7 @@ from edgelm.generation_config import GenerationConfig
 from edgelm.package import Package
 from edgelm.progress import progress
 from edgelm.providers import Provider
+from edgelm.recorded_run import record
 from edgelm.rows import ENCODER, decoder_rows, seq2seq
 from edgelm.session import Program
 from edgelm.tokenizer import Tokenizer
@@ -79,6 +80,12 @@ def verify(
     return {**quality, "layers": worst_layers(package.manifest, references, candidates, ids)}
 
 
+def recorded_run(package: Package, provider: Provider, text: EvaluationText) -> dict[str, Any]:
+    """A short run of a fresh package for its manifest, which `edgelm verify` repeats."""
+    programs = {name: Program(package.program(name), provider) for name in package.manifest.programs}
+    return record(package.manifest, programs, evaluation_ids(package, text))
+
+
 Programs = Mapping[str, Program]
 
 
@@ -134,11 +141,10 @@ def _measure_seq2seq(
     manifest, limit = package.manifest, package.manifest.context_length
     tokenizer, facts = Tokenizer.from_folder(package.path), package.manifest.encoder_facts
     settings = GenerationConfig.from_checkpoint(manifest.generation)
-    start = manifest.generation.get("decoder_start_token_id", facts.pad_token_id)
 
     def writer(programs: Programs) -> Writer:
         both = seq2seq(manifest, Encoder(programs[ENCODER], facts.pad_token_id), programs, limit)
-        return Writer(both, tokenizer, start, frozenset(settings.eos_token_id))
+        return Writer(both, tokenizer, manifest.start_token, frozenset(settings.eos_token_id))
 
     sources = clauses(text.text, tokenizer, limit, facts.vocab_size or manifest.vocab_size)
     with progress(len(sources), "Verifying", "text") as bar:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.errors import CheckpointError, PackageError
-from edgelm.package import MANIFEST, sha256
+from edgelm.package import MANIFEST, PROBES, sha256
 from edgelm.progress import progress
 from edgelm.providers import Provider
 from edgelm_export.assemble import assemble, plan
@@ -116,11 +116,11 @@ def check_space(target: Path, nbytes: int) -> None:
 
 def write_programs(
     model: Model, recipe: Recipe, provider: Provider, folder: Path, taps: Sequence[str] = ()
-) -> Mapping[str, Mapping[str, Any]]:
+) -> Mapping[str, ir.Model]:
     """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well.
 
     Returns:
-        The probes of the operators they use, written too, as the manifest lists them.
+        The graphs, by the program's name.
     """
     total = plan(model, recipe, provider).nbytes
     files: dict[str, DataFile] = {}
@@ -137,11 +137,15 @@ def write_programs(
                 file.close()
     for name, program in programs.items():
         write_graph(program, folder / f"{name}.onnx")
-    probes: dict[str, Mapping[str, Any]] = {}
-    for number, probe in enumerate(known_answers(programs.values())):
-        (folder / f"probe-{number}.onnx").write_bytes(probe.graph)
-        probes[f"probe-{number}.onnx"] = {"operator": probe.operator, "tolerance": probe.tolerance}
-    return probes
+    return programs
+
+
+def write_probes(programs: Iterable[ir.Model], folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Writes the known answers of the operators that programs use, and says what the manifest says of them."""
+    answers = known_answers(programs)
+    if answers.probes:
+        (folder / PROBES).write_bytes(answers.graph)
+    return answers.probes
 
 
 def write_graph(program: ir.Model, file: Path) -> None:
