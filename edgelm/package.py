@@ -15,7 +15,9 @@ from edgelm.signature import CacheGeometry
 from edgelm.tasks import EncoderFacts
 
 MANIFEST = "edgelm.json"
+PROBES = "probes.onnx"  # known answers of operators, see known_answers.py
 FORMAT_VERSION = 1
+_SEAL = "sha256"  # the manifest's key for its own digest
 
 # Who made the graphs, which says what their programs take: edgelm itself, or Optimum (a growing cache).
 EDGELM, OPTIMUM = "edgelm", "optimum"
@@ -45,7 +47,8 @@ class Manifest:
     weight_bytes_per_step: int | None = None  # what a decode step reads of the data file; looked-up rows do not count
     probes: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict[str, Mapping[str, Any]]
-    )  # file -> {"operator", "tolerance"}: a known answer of an operator, see known_answers.py
+    )  # output of probes.onnx -> {"operator", "tolerance"}: a known answer of an operator, see known_answers.py
+    recorded_run: Mapping[str, Any] = field(default_factory=dict[str, Any])  # to be repeated, see recorded_run.py
     notes: tuple[str, ...] = ()
     exporter: str = EDGELM
     format_version: int = FORMAT_VERSION
@@ -78,16 +81,31 @@ class Manifest:
             raise ManifestError(f"a package of family {self.family!r} is no encoder; export an encoder")
         return self.encoder
 
+    @property
+    def start_token(self) -> int:
+        """The token that targets of an encoder-decoder begin with.
+
+        Raises:
+            ManifestError: the checkpoint did not say it.
+        """
+        start = self.generation.get("decoder_start_token_id", self.generation.get("bos_token_id"))
+        if not isinstance(start, int) or not 0 <= start < self.vocab_size:
+            raise ManifestError(
+                f"the package's decoder_start_token_id {start!r} is no token; correct the checkpoint's "
+                "generation_config.json and export it again"
+            )
+        return start
+
     def to_json(self) -> str:
         """The manifest's text; the same manifest gives the same bytes."""
         values = {key: value for key, value in vars(self).items() if key != "extra"}
         values["cache"] = None if self.cache is None else self.cache.as_manifest()
         values["encoder"] = None if self.encoder is None else self.encoder.as_manifest()
-        return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        return sealed(values)
 
     def save(self, folder: Path) -> None:
         """Writes it into a package folder."""
-        (folder / MANIFEST).write_text(self.to_json(), encoding="utf-8")
+        (folder / MANIFEST).write_text(self.to_json(), encoding="utf-8", newline="\n")
 
 
 @dataclass(frozen=True)
@@ -154,6 +172,21 @@ class Package:
         return sum(entry["size"] for entry in self.manifest.files.values())
 
 
+def sealed(values: Mapping[str, Any]) -> str:
+    """The text of a manifest, its own digest inside: the SHA-256 of the text in which the value of `sha256` is empty."""
+    text = json.dumps({**values, _SEAL: ""}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return text.replace(_seal(""), _seal(hashlib.sha256(text.encode("utf-8")).hexdigest()), 1)
+
+
+def _seal(digest: str) -> str:
+    return f'\n "{_SEAL}": "{digest}"'  # one space, so of the outermost object
+
+
+def _is_sealed(text: str, digest: object) -> bool:
+    unsealed = text.replace(_seal(str(digest)), _seal(""), 1)
+    return hashlib.sha256(unsealed.encode("utf-8")).hexdigest() == digest
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
@@ -165,7 +198,8 @@ def _read_manifest(folder: Path) -> Manifest:
     if not file.is_file():
         raise ManifestError(f"{folder} is not an edgelm package: it has no {MANIFEST}; make one with edgelm export")
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_bytes().decode("utf-8")
+        raw = json.loads(text)
     except (ValueError, OSError) as error:
         raise ManifestError(f"{file} cannot be read: {error}; export the package again") from error
     if not isinstance(raw, dict):
@@ -178,6 +212,10 @@ def _read_manifest(folder: Path) -> Manifest:
         raise VersionError(
             f"{folder} has package format {version}; this edgelm reads up to {FORMAT_VERSION}. Update it: pip install -U edgelm"
         )
+    if not _is_sealed(text, values.get(_SEAL)):
+        raise DigestError(
+            f"{file} was changed since the export (its own SHA-256 does not match); export the package again or fetch a clean copy"
+        )
     return _manifest_from(values, file)
 
 
@@ -186,6 +224,9 @@ _TYPES: Mapping[str, type] = {
     "parameters": int, "device": str, "precision": str, "recipe": dict, "source": dict, "files": dict, "generation": dict,
     "quality": dict, "versions": dict, "notes": list,
 }  # fmt: skip
+
+# Keys that not every manifest has.
+_OPTIONAL = ("format_version", "exporter", "cache", "encoder", "probes", "recorded_run", "weight_bytes_per_step")
 
 
 def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
@@ -205,7 +246,7 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
     step = values.get("weight_bytes_per_step")
     if step is not None and not (type(step) is int and step >= 0):
         raise ManifestError(f"{file}: weight_bytes_per_step must be a count of bytes, not {step!r}; export it again")
-    named = (*_TYPES, "format_version", "exporter", "cache", "encoder", "probes", "weight_bytes_per_step")
+    named = {*_TYPES, *_OPTIONAL, _SEAL}
     extra = {key: value for key, value in values.items() if key not in named}
     cache = _read_part(values, "cache", CacheGeometry.from_manifest, file)
     encoder = _read_part(values, "encoder", EncoderFacts.from_manifest, file)
@@ -215,14 +256,15 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
             f"{file}: the part that tells how to run this {values['family']} is missing; export it again"
         )
     probes = _read_part(values, "probes", partial(_probes, files=values["files"]), file) or {}
-    notes = tuple(map(str, values["notes"]))
+    run = _read_part(values, "recorded_run", dict[str, Any], file) or {}
     return Manifest(
         **known,
         cache=cache,
         encoder=encoder,
         weight_bytes_per_step=step,
         probes=probes,
-        notes=notes,
+        recorded_run=run,
+        notes=tuple(map(str, values["notes"])),
         exporter=exporter,
         extra=extra,
     )
@@ -245,9 +287,9 @@ def _read_part(values: dict[str, Any], key: str, read: Callable[[Any], Part], fi
 
 
 def _probes(values: dict[str, Any], files: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    if values and PROBES not in files:
+        raise ValueError(f"{PROBES} is not among the package's files")
     for name, probe in values.items():
-        if name not in files:
-            raise ValueError(f"{name} is not among the package's files")
         if not isinstance(probe["operator"], str) or not isinstance(probe["tolerance"], float):
             raise TypeError(f"the operator or the tolerance of {name} is not usable")
     return values

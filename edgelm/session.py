@@ -28,13 +28,14 @@ class Program:
         bound_seconds: time spent so far in runs on bound buffers.
     """
 
-    def __init__(self, path: Path, provider: Provider, threads: int | None = None) -> None:
+    def __init__(self, path: Path, provider: Provider, threads: int | None = None, graph: bytes | None = None) -> None:
         """Loads the graph.
 
         Args:
             path: the .onnx file.
             provider: where it runs.
             threads: threads inside an operator; None leaves the choice to ONNX Runtime (one a physical core).
+            graph: what to load instead of the file; its weights still lie beside it.
 
         Raises:
             ProviderError: ONNX Runtime refuses the graph.
@@ -51,8 +52,10 @@ class Program:
             config.update(provider.exact_products)
         for key, value in config.items():
             options.add_session_config_entry(key, value)
+        if graph is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider.ort_name])
+            self.session = onnxruntime.InferenceSession(graph or str(path), options, providers=[provider.ort_name])
         except Exception as error:  # ONNX Runtime raises bare and undocumented types
             raise ProviderError(f"ONNX Runtime {onnxruntime.__version__} refuses {path}: {error}") from error
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm import generation
-from edgelm.errors import ContextOverflow, InvalidOption, ManifestError
+from edgelm.errors import ContextOverflow, InvalidOption
 from edgelm.generation import Chunk, Generation, Request
 from edgelm.generation_config import GenerationConfig
 from edgelm.languages import Languages
@@ -51,13 +51,7 @@ class Seq2SeqModel:
             package.path, self.tokenizer, manifest.architecture, manifest.vocab_size, manifest.generation
         )
         self.defaults = GenerationConfig.from_checkpoint(manifest.generation, start_tokens=1)
-        start = manifest.generation.get("decoder_start_token_id", manifest.generation.get("bos_token_id"))
-        if not isinstance(start, int) or not 0 <= start < manifest.vocab_size:
-            raise ManifestError(
-                f"{package.path}: decoder_start_token_id {start!r} is no token; correct the checkpoint's "
-                "generation_config.json and export it again"
-            )
-        self._start = start
+        self._start = manifest.start_token
 
     @property
     def languages(self) -> tuple[str, ...]:

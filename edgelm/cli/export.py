@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import click
 from edgelm.api import exporter
 from edgelm.cli.facts import package_facts
 from edgelm.package import Package
+from edgelm.quality_card import screen
 
 
 @click.command()
@@ -34,6 +34,11 @@ from edgelm.package import Package
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option("--offline", is_flag=True, help="Use only what is on disk already.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="File of glob -> format rules, instead of --precision.")
+@click.option(
+    "--eval-text",
+    type=click.Path(path_type=Path),
+    help="UTF-8 text to measure quality on, instead of the built-in one.",
+)
 @click.option("--no-verify", is_flag=True, help="Do not compare the package with the float graph.")
 @click.option("--force", is_flag=True, help="Replace a package that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object about the package.")
@@ -68,32 +73,8 @@ def describe(package: Package) -> str:
     m = package.manifest
     lines = [
         f"{package.path}: {m.architecture} for {m.task}, {m.parameters / 1e6:,.1f} M parameters, {m.precision}, "
-        f"{package.size / 1e6:,.1f} MB"
+        f"{package.size / 1e6:,.1f} MB",
+        *(f"  {line}" for line in screen(m.quality)),
     ]
-    for way in ("prefill", "decode"):
-        if way in m.quality:
-            lines.append(f"  {way:<8} {_figures(m.quality[way])}")
-    if "mean_cosine" in m.quality:
-        lines.append(f"  against float: {_encoder_figures(m.quality)}")
-    if "character_error_rate" in m.quality:
-        lines.append(
-            f"  texts    character error rate {m.quality['character_error_rate']:.2%} ({m.quality['texts']} texts)"
-        )
-    if "skipped" in m.quality:
-        lines.append(f"  quality not measured, {m.quality['skipped']}")
-    elif not m.quality:
-        lines.append("  quality not measured (--no-verify)")
     lines.extend(f"  note: {note}" for note in m.notes)
     return "\n".join(lines)
-
-
-def _encoder_figures(q: Mapping[str, Any]) -> str:
-    agreement = f"; same decisions {q['label_agreement']:.1%}" if "label_agreement" in q else ""
-    return f"cosine mean {q['mean_cosine']:.5f}, worst {q['worst_cosine']:.5f}{agreement} ({q['texts']} texts)"
-
-
-def _figures(q: dict[str, Any]) -> str:
-    return (
-        f"KL divergence mean {q['mean_kld']:.4f}, p99 {q['p99_kld']:.4f}; top-1 agreement {q['top1_agreement']:.1%}; "
-        f"perplexity {q['perplexity_reference']:.2f} -> {q['perplexity']:.2f} ({q['tokens']:,} tokens)"
-    )

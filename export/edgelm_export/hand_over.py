@@ -21,19 +21,21 @@ from edgelm_export.architectures import REGISTRY
 from edgelm_export.architectures.base import Architecture
 from edgelm_export.blocks.encoder_heads import no_head
 from edgelm_export.checkpoint.base import Checkpoint
+from edgelm_export.evaluation import EvaluationText, choose_text
 from edgelm_export.foreign_programs import ForeignPrograms, Written
 from edgelm_export.foreign_quality import against_original
 from edgelm_export.manifest import generation_defaults, source_entry, task_facts, unsupported_settings
 from edgelm_export.model import with_modules
 from edgelm_export.nearest import unknown_architecture
+from edgelm_export.quality_page import with_quality
 from edgelm_export.quantize.formats import find_format, with_block_size
 from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, recipe_from_file
 from edgelm_export.read_config import model_type_of
 from edgelm_export.sources import Source
 from edgelm_export.task import Task
 from edgelm_export.tasks import choose_task
-from edgelm_export.verify import measure_programs
-from edgelm_export.write import digests, package_folder, write_texts
+from edgelm_export.verify import measure_programs, recorded_run
+from edgelm_export.write import digests, package_folder, write_probes, write_texts
 
 if TYPE_CHECKING:
     from edgelm_export.pipeline import ExportOptions
@@ -88,12 +90,15 @@ def hand_over(
         programs = ForeignPrograms(checkpoint, task, graphs, _PROVIDER)
         written = programs.write(recipe, folder)
         manifest = _describe(checkpoint, source, original, task, family, recipe, written, options.context_length)
-        manifest = replace(manifest, programs={name: f"{name}.onnx" for name in graphs}, files=digests(folder))
+        probes = write_probes(written.graphs, folder)
+        names = {name: f"{name}.onnx" for name in graphs}
+        manifest = replace(manifest, programs=names, files=digests(folder), probes=probes)
         manifest.save(folder)
         del original  # a trace may change the model, as it does to the attention of BigBird
         if options.verify:
-            quality = _verify(Package.open(folder), programs, origin, Path(scratch))
-            replace(manifest, quality=quality).save(folder)
+            package, text = Package.open(folder), choose_text(options.eval_text)
+            manifest = with_quality(manifest, _verify(package, programs, origin, Path(scratch), text), folder)
+            replace(manifest, recorded_run=recorded_run(package, _PROVIDER, text)).save(folder)
     return Package.open(target)
 
 
@@ -221,7 +226,9 @@ def _context_length(original: optimum.Original, task: Task, asked: int | None) -
     return length, (f"the config names no longest text, so {length} was taken; --context-length chooses another",)
 
 
-def _verify(package: Package, programs: ForeignPrograms, origin: Path, scratch: Path) -> dict[str, Any]:
+def _verify(
+    package: Package, programs: ForeignPrograms, origin: Path, scratch: Path, text: EvaluationText
+) -> dict[str, Any]:
     """The quality of a package against Optimum's float graphs, and of those against the checkpoint in transformers."""
     names = package.manifest.programs
     candidates = {name: Program(package.program(name), _PROVIDER) for name in names}
@@ -231,5 +238,5 @@ def _verify(package: Package, programs: ForeignPrograms, origin: Path, scratch: 
         folder.mkdir()
         programs.write(_FLOAT, folder)
         references = {name: Program(folder / f"{name}.onnx", _PROVIDER) for name in names}
-    error = against_original(package, optimum.Original.load(origin, package.manifest.task), references)
-    return {**measure_programs(package, references, candidates), "float_against_original": error}
+    error = against_original(package, optimum.Original.load(origin, package.manifest.task), references, text)
+    return {**measure_programs(package, references, candidates, text), "float_against_original": error}

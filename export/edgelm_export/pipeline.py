@@ -12,14 +12,25 @@ from edgelm.package import Package
 from edgelm.providers import PROVIDERS, Provider
 from edgelm_export.assemble import plan
 from edgelm_export.checkpoint import open_checkpoint
+from edgelm_export.evaluation import choose_text
 from edgelm_export.float_graph import FloatGraph
 from edgelm_export.hand_over import hand_over, is_handed_over
 from edgelm_export.manifest import describe_export
 from edgelm_export.model import Model, check_tied_head, understand
+from edgelm_export.quality_page import with_quality
 from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, preset, recipe_from_file
 from edgelm_export.sources import resolve_source
-from edgelm_export.verify import calibrated, verify
-from edgelm_export.write import check_space, check_target, digests, package_folder, write_programs, write_texts
+from edgelm_export.traffic import weight_bytes_per_step
+from edgelm_export.verify import calibrated, recorded_run, verify
+from edgelm_export.write import (
+    check_space,
+    check_target,
+    digests,
+    package_folder,
+    write_probes,
+    write_programs,
+    write_texts,
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,7 @@ class ExportOptions:
     revision: str | None = None
     offline: bool = False
     recipe: str | Path | None = None
+    eval_text: str | Path | None = None
     verify: bool = True
     force: bool = False
 
@@ -63,7 +75,7 @@ def export(
         VerificationError: the package disagrees with itself or yields NaN.
     """
     target = Path(out)
-    provider = _provider(options.device)
+    provider, text = _provider(options.device), choose_text(options.eval_text)
     check_target(target, force=options.force)
     found = resolve_source(str(source), revision=options.revision, offline=options.offline)
     checkpoint = open_checkpoint(found.path)
@@ -81,12 +93,14 @@ def export(
     with package_folder(target, force=options.force) as folder, FloatGraph(model, folder.parent, say) as graph:
         write_texts(model.checkpoint, folder)
         recipe = calibrated(recipe, model, folder, graph)
-        written = write_programs(model, recipe, provider, folder)
-        manifest = replace(manifest, files=digests(folder), **vars(written))
+        programs = write_programs(model, recipe, provider, folder)
+        probes, step = write_probes(programs.values(), folder), weight_bytes_per_step(programs)
+        manifest = replace(manifest, files=digests(folder), probes=probes, weight_bytes_per_step=step)
         manifest.save(folder)
         if options.verify:
-            quality = verify(Package.open(folder), model, provider, graph, say)
-            replace(manifest, quality=quality).save(folder)
+            package = Package.open(folder)
+            manifest = with_quality(manifest, verify(package, model, provider, graph, text, say), folder)
+            replace(manifest, recorded_run=recorded_run(package, provider, text)).save(folder)
     return Package.open(target)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import onnx_ir as ir
 
@@ -11,11 +12,14 @@ _LOOKUPS = frozenset({"Gather", "GatherBlockQuantized"})
 _MIXTURES = frozenset({"MoE", "QMoE"})
 
 
-def weight_bytes_per_step(program: ir.Model) -> int:
-    """Bytes of the weights that a step with one token reads.
+def weight_bytes_per_step(programs: Mapping[str, ir.Model]) -> int | None:
+    """Bytes of the weights that a step of the decoder with one token reads; None of an encoder.
 
     Tables that are only looked up do not count, and of a mixture's experts those that one token is sent to.
     """
+    program = programs.get("decoder")
+    if program is None:
+        return None
     read: dict[tuple[int, int], float] = {}
     for node in ir.traversal.RecursiveGraphIterator(program.graph):
         for position, value in enumerate(node.inputs):

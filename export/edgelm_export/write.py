@@ -6,9 +6,8 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.errors import CheckpointError, PackageError
-from edgelm.package import MANIFEST, sha256
+from edgelm.package import MANIFEST, PROBES, sha256
 from edgelm.progress import progress
 from edgelm.providers import Provider
 from edgelm_export.assemble import assemble, plan
@@ -26,7 +25,6 @@ from edgelm_export.graph import Produce
 from edgelm_export.known_answers import known_answers
 from edgelm_export.model import Model
 from edgelm_export.quantize.recipe import Recipe
-from edgelm_export.traffic import weight_bytes_per_step
 
 # Tensors start on cache lines, so that kernels may read the mapped file directly.
 _ALIGNMENT = 64
@@ -116,21 +114,14 @@ def check_space(target: Path, nbytes: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Written:
-    """What the manifest says of programs that were written.
+def write_programs(
+    model: Model, recipe: Recipe, provider: Provider, folder: Path, taps: Sequence[str] = ()
+) -> Mapping[str, ir.Model]:
+    """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well.
 
-    Attributes:
-        probes: of the operators they use, written too.
-        weight_bytes_per_step: what a step of the decoder reads of its data file; None of an encoder.
+    Returns:
+        The graphs, by the program's name.
     """
-
-    probes: Mapping[str, Mapping[str, Any]]
-    weight_bytes_per_step: int | None
-
-
-def write_programs(model: Model, recipe: Recipe, provider: Provider, folder: Path, taps: Sequence[str] = ()) -> Written:
-    """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well."""
     total = plan(model, recipe, provider).nbytes
     files: dict[str, DataFile] = {}
     with progress(total, f"Writing {recipe.name}", "B") as bar:
@@ -146,11 +137,15 @@ def write_programs(model: Model, recipe: Recipe, provider: Provider, folder: Pat
                 file.close()
     for name, program in programs.items():
         write_graph(program, folder / f"{name}.onnx")
-    probes: dict[str, Mapping[str, Any]] = {}
-    for number, probe in enumerate(known_answers(programs.values())):
-        (folder / f"probe-{number}.onnx").write_bytes(probe.graph)
-        probes[f"probe-{number}.onnx"] = {"operator": probe.operator, "tolerance": probe.tolerance}
-    return Written(probes, weight_bytes_per_step(programs["decoder"]) if "decoder" in programs else None)
+    return programs
+
+
+def write_probes(programs: Iterable[ir.Model], folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Writes the known answers of the operators that programs use, and says what the manifest says of them."""
+    answers = known_answers(programs)
+    if answers.probes:
+        (folder / PROBES).write_bytes(answers.graph)
+    return answers.probes
 
 
 def write_graph(program: ir.Model, file: Path) -> None:
@@ -178,9 +173,10 @@ def write_texts(checkpoint: Checkpoint, folder: Path) -> None:
             (folder / file.name).write_bytes(file.read_bytes())
 
 
-def digests(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file of a folder but the manifest."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+def digests(folder: Path, names: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of those files of a folder, by default of all but the manifest."""
+    everything = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = sorted(everything if names is None else (folder / name for name in names))
     return {
         path.relative_to(folder).as_posix(): {"sha256": sha256(path), "size": path.stat().st_size} for path in files
     }

@@ -14,7 +14,8 @@ from protocol import decode_key, ttft_key
 from rounds import Rounds, Say, measure_in_turn
 
 from edgelm.tokenizer import Tokenizer
-from edgelm_export.quality import TEXT_TOKENS, Divergence, evaluation_text
+from edgelm_export.evaluation import built_in_text
+from edgelm_export.quality import TEXT_TOKENS, Divergence
 
 NEW_TOKENS = 64
 
@@ -29,7 +30,7 @@ class Lengths:
 
 def evaluation_ids(package: Path) -> list[int]:
     """The text that `edgelm export` verifies with, as this package's tokenizer cuts it."""
-    return Tokenizer.from_folder(package).encode(evaluation_text())[:TEXT_TOKENS]
+    return Tokenizer.from_folder(package).encode(built_in_text().text)[:TEXT_TOKENS]
 
 
 def measure_speed(

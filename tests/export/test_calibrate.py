@@ -14,6 +14,7 @@ from edgelm.tokenizer import Tokenizer
 from edgelm_export import float_graph
 from edgelm_export.checkpoint import open_checkpoint
 from edgelm_export.encoder_quality import evaluation_rows
+from edgelm_export.evaluation import built_in_text
 from edgelm_export.float_graph import PROVIDER, FloatGraph
 from edgelm_export.model import Model, understand
 from edgelm_export.quantize.calibrate import Ranges, calibrate
@@ -26,7 +27,8 @@ def source(case: str, class_name: str, folder: Path) -> Path:
 
 def ranges_of(checkpoint: Path, beside: Path) -> tuple[Model, Ranges]:
     model = understand(open_checkpoint(checkpoint))
-    rows = evaluation_rows(Tokenizer.from_folder(checkpoint), model.config.context_length, model.config.vocab_size)
+    c, tokenizer = model.config, Tokenizer.from_folder(checkpoint)
+    rows = evaluation_rows(built_in_text().text, tokenizer, c.context_length, c.vocab_size)
     with FloatGraph(model, beside, lambda _: None) as graph:
         return model, calibrate(graph.program("encoder"), PROVIDER, rows, model.config.pad_token_id)
 
@@ -68,9 +70,11 @@ def test_the_quality_of_an_encoder_stands_in_its_manifest(tmp_path: Path) -> Non
     package = edgelm.export(checkpoint, tmp_path / "out")
     assert package.manifest.precision == "int8"
     quality = Package.open(package.path).manifest.quality
-    assert set(quality) == {"texts", "mean_cosine", "worst_cosine", "label_agreement"}
-    assert 0.98 < quality["worst_cosine"] <= quality["mean_cosine"] < 1
-    assert 0.9 < quality["label_agreement"] <= 1
+    assert set(quality) == {"text", "outputs", "layers"}
+    outputs = quality["outputs"]
+    assert 0.98 < outputs["worst_cosine"] <= outputs["mean_cosine"] < 1
+    assert 0.9 < outputs["label_agreement"] <= 1
+    assert 0 < quality["layers"][0]["relative_error"] < 0.2
 
 
 def test_too_little_memory_for_calibration_names_the_precision_without(
@@ -88,13 +92,13 @@ def test_too_little_memory_for_calibration_names_the_precision_without(
 @pytest.mark.parametrize("class_name", ["BertForMaskedLM", "BertForQuestionAnswering", "BertForTokenClassification"])
 def test_a_float_package_agrees_with_itself(class_name: str, tmp_path: Path) -> None:
     package = edgelm.export(source("bert", class_name, tmp_path), tmp_path / "out", precision="fp32")
-    quality = package.manifest.quality
+    quality = package.manifest.quality["outputs"]
     assert quality["worst_cosine"] == pytest.approx(1, abs=1e-6)
     assert quality["label_agreement"] == 1
 
 
 def test_sentences_and_paragraphs_are_compared() -> None:
-    rows = evaluation_rows(_Words(), 64, 1000)
+    rows = evaluation_rows(built_in_text().text, _Words(), 64, 1000)
     assert len(rows) > 60
     assert max(len(row.ids) for row in rows) == 64
 

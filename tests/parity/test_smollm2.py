@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from edgelm.text_generation import DecoderModel
-from edgelm_export.quality import evaluation_text
+from edgelm_export.evaluation import built_in_text
 from tests.architectures.running import FLOAT_TOLERANCE, GREEDY, distance, export_and_load
 from tests.downloads import SMOLLM2
 from tests.parity.reference import load_reference, reference_logits
@@ -52,7 +52,7 @@ def test_the_reference_has_every_weight_in_float32(reference: Any) -> None:
 
 
 def test_logits_of_a_text_are_equal(reference: Any, model: DecoderModel) -> None:
-    ids = model.tokenizer.encode(evaluation_text())[:TEXT_TOKENS]
+    ids = model.tokenizer.encode(built_in_text().text)[:TEXT_TOKENS]
     assert len(ids) == TEXT_TOKENS
     assert distance(model.logits(ids), reference_logits(reference, ids)) < FLOAT_TOLERANCE
 
@@ -68,7 +68,7 @@ def test_greedy_tokens_are_equal(prompt: str, reference: Any, model: DecoderMode
 
 def test_the_rebuilt_tokenizer_gives_the_same_ids(gguf_file: Path, model: DecoderModel) -> None:
     tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name, local_files_only=True)
-    for text in [*PROMPTS, evaluation_text()[:5000], "naïve café 東京 😀  two  spaces\t1234567"]:
+    for text in [*PROMPTS, built_in_text().text[:5000], "naïve café 東京 😀  two  spaces\t1234567"]:
         assert model.tokenizer.encode(text, add_special_tokens=False) == tokenizer.encode(
             text, add_special_tokens=False
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ import edgelm
 from edgelm.errors import ContextOverflow, ManifestError
 from edgelm.growing import PREFILL_CHUNK, GrowingDecoder
 from edgelm.growing_seq2seq import GrowingSeq2Seq
+from edgelm.package import sealed
 from edgelm.text_generation import DecoderModel
 from edgelm.text_to_text import Seq2SeqModel
 from tests.runtime.growing_models import LONGEST, VOCAB, decoder_package, logits, seq2seq_package
@@ -178,7 +180,7 @@ def test_a_batch_translates_as_each_source_does_alone(translator: Seq2SeqModel) 
 def test_graphs_of_an_unknown_exporter_are_not_run(tmp_path: Path) -> None:
     folder = decoder_package(tmp_path / "package")
     manifest = folder / "edgelm.json"
-    manifest.write_text(manifest.read_text().replace('"optimum"', '"newer"'))
+    manifest.write_text(sealed(json.loads(manifest.read_text()) | {"exporter": "newer"}))
     with pytest.raises(ManifestError, match="graphs of exporter 'newer' are not known to this edgelm; update it"):
         edgelm.load(folder)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgelm.errors import DigestError, ManifestError, VersionError
-from edgelm.package import MANIFEST, Manifest, Package
+from edgelm.package import MANIFEST, Manifest, Package, sealed
 from edgelm.signature import CacheGeometry, LayerCache
 
 
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 def change(folder: Path, **values: Any) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps(manifest | values))
+    (folder / MANIFEST).write_text(sealed(manifest | values))
 
 
 def test_a_manifest_survives_the_round_trip(folder: Path) -> None:

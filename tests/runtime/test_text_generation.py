@@ -192,12 +192,13 @@ def test_a_graph_that_is_none_is_refused(package: Path, tmp_path: Path) -> None:
     import json
     import shutil
 
+    from edgelm.package import sealed
     from edgelm_export.write import digests
 
     copy = Path(shutil.copytree(package, tmp_path / "copy"))
     (copy / "decoder.onnx").write_bytes(b"not a graph")
     manifest = json.loads((copy / "edgelm.json").read_text())
-    (copy / "edgelm.json").write_text(json.dumps(manifest | {"files": digests(copy)}))
+    (copy / "edgelm.json").write_text(sealed(manifest | {"files": digests(copy)}))
     with pytest.raises(ProviderError, match=r"ONNX Runtime .* refuses"):
         edgelm.load(copy)
 

@@ -1,72 +1,39 @@
-"""Small problems with known answers for operators whose meaning the standard does not fix: what a package ships of each it uses.
-
-A probe is a graph of one such node, set as in the program, over a few numbers. Its input `nothing` is 0, and keeps ONNX Runtime from
-folding the graph; its output `error` is the largest difference from the answer that numpy gives, as a share of the largest value.
-"""
+"""Known answers of mixtures of experts behind one operator."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
-from numpy.typing import NDArray
 
-from edgelm.known_answers import ERROR, NOTHING
-from edgelm_export.graph import CONTRIB, IR_VERSION, OPSET
+from edgelm_export.known_answers.problems import Array, Case, Problem, Setting
 from edgelm_export.quantize.formats import FORMATS, Format
 
-Array = NDArray[Any]
-
-_PROBED = ("MoE", "QMoE")
 _TOKENS, _EXPERTS, _CHOSEN = 5, 3, 2
 # Places of optional inputs.
-_BIASES = {"MoE": (3, 5), "QMoE": (4, 7)}
+_BIASES = {"MoE": 3, "QMoE": 4}
 _ZERO_POINTS, _ROUTER_WEIGHTS = 11, 14
 
-# Float kernels differ in the order of sums; blocks of integers round their input to 8 bits. A wrong meaning is off by half or more.
+# Blocks of integers round their input to 8 bits. A wrong meaning is off by half or more.
 _TOLERANCES = {"MoE": 1e-4, "QMoE": 0.05}
 
 
-@dataclass(frozen=True)
-class KnownAnswer:
-    """A probe: the operator's name, its graph, and the error that is no other meaning."""
-
-    operator: str
-    graph: bytes
-    tolerance: float
-
-
-def known_answers(programs: Iterable[ir.Model]) -> list[KnownAnswer]:
-    """One probe for each different setting of each operator in the programs, in a fixed order."""
-    probes = {
-        probe.graph: probe
-        for program in programs
-        for node in program.graph
-        if node.domain == CONTRIB and node.op_type in _PROBED
-        for probe in [_probe(node)]
-    }
-    return [probes[graph] for graph in sorted(probes)]
-
-
-def _probe(node: ir.Node) -> KnownAnswer:
-    attributes = {name: attribute.value for name, attribute in node.attributes.items()} | {"k": _CHOSEN}
-    given = [value is not None for value in node.inputs]
+def experts(setting: Setting) -> Problem:
+    """A few tokens routed to two of three experts."""
+    attributes = {**setting.attributes, "k": _CHOSEN}
     block = attributes.get("block_size", 8)
     reach = attributes.get("swiglu_limit", 1.0)  # values wide enough to be clamped
     experts = _RandomExperts(np.random.default_rng(0), width=2 * block, inner=block, reach=reach)
-    biased = given[_BIASES[node.op_type][0]]
-    if node.op_type == "MoE":
+    biased = setting.has(_BIASES[setting.op_type])
+    if setting.op_type == "MoE":
         inputs = experts.as_floats(biased=biased)
     else:
-        form = _format(
-            attributes["expert_weight_bits"], block, asymmetric=len(given) > _ZERO_POINTS and given[_ZERO_POINTS]
-        )
-        inputs = experts.in_blocks(form, biased=biased, weighed=len(given) > _ROUTER_WEIGHTS)
-    graph = _graph(node.op_type, attributes, experts.x, inputs, experts.answer(attributes, biased=biased))
-    return KnownAnswer(f"{CONTRIB} {node.op_type}", graph, _TOLERANCES[node.op_type])
+        form = _format(attributes["expert_weight_bits"], block, asymmetric=setting.has(_ZERO_POINTS))
+        inputs = experts.in_blocks(form, biased=biased, weighed=setting.has(_ROUTER_WEIGHTS))
+    case = Case([experts.x, *inputs], experts.answer(attributes, biased=biased))
+    return Problem(attributes, [case], _TOLERANCES[setting.op_type])
 
 
 class _RandomExperts:
@@ -143,37 +110,3 @@ class _Blocks:
 
 def _format(bits: int, block_size: int, *, asymmetric: bool) -> Format:
     return FORMATS[f"int{bits}-b{block_size}{'-asym' if asymmetric else ''}"]
-
-
-def _graph(
-    op_type: str, attributes: Mapping[str, Any], x: Array, inputs: Sequence[Array | None], answer: Array
-) -> bytes:
-    """error = max |op(x + nothing, inputs) - answer| / max |answer|."""
-    initializers: list[ir.Value] = []
-    nodes: list[ir.Node] = []
-
-    def constant(name: str, array: Array | None) -> ir.Value | None:
-        if array is None:
-            return None
-        initializers.append(ir.val(name, const_value=ir.tensor(array, name=name)))
-        return initializers[-1]
-
-    def op(name: str, *values: ir.Value | None, domain: str = "", **settings: Any) -> ir.Value:
-        nodes.append(ir.node(name, list(values), settings or None, domain=domain, name=name))
-        nodes[-1].outputs[0].name = name
-        return nodes[-1].outputs[0]
-
-    nothing = ir.val(NOTHING, dtype=ir.DataType.FLOAT, shape=[])
-    fed = op("Add", constant("x", x), nothing)
-    given = [constant(f"input_{i + 1}", array) for i, array in enumerate(inputs)]
-    while given[-1] is None:
-        given.pop()
-    difference = op("Sub", op(op_type, fed, *given, domain=CONTRIB, **attributes), constant("answer", answer))
-    scale = np.array(1 / np.abs(answer).max(), np.float32)
-    error = op("Mul", op("ReduceMax", op("Abs", difference), keepdims=0), constant("scale", scale))
-    error.name, error.type, error.shape = ERROR, ir.TensorType(ir.DataType.FLOAT), ir.Shape([])
-    graph = ir.Graph(
-        [nothing], [error], nodes=nodes, initializers=initializers, opset_imports={"": OPSET, CONTRIB: 1}, name="probe"
-    )
-    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="edgelm")
-    return ir.to_proto(model).SerializeToString(deterministic=True)
