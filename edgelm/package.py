@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
+from edgelm.adapters import KeptAdapter
 from edgelm.errors import DigestError, ManifestError, VersionError
 from edgelm.signature import CacheGeometry
 from edgelm.tasks import EncoderFacts
@@ -45,6 +46,7 @@ class Manifest:
     probes: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict[str, Mapping[str, Any]]
     )  # file -> {"operator", "tolerance"}: a known answer of an operator, see known_answers.py
+    adapters: Mapping[str, KeptAdapter] = field(default_factory=dict[str, KeptAdapter])  # kept apart, by name
     notes: tuple[str, ...] = ()
     exporter: str = EDGELM
     format_version: int = FORMAT_VERSION
@@ -82,6 +84,7 @@ class Manifest:
         values = {key: value for key, value in vars(self).items() if key != "extra"}
         values["cache"] = None if self.cache is None else self.cache.as_manifest()
         values["encoder"] = None if self.encoder is None else self.encoder.as_manifest()
+        values["adapters"] = {name: vars(adapter) for name, adapter in self.adapters.items()}
         return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     def save(self, folder: Path) -> None:
@@ -201,7 +204,7 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
     exporter = values.get("exporter", EDGELM)
     if exporter not in (EDGELM, OPTIMUM):
         raise ManifestError(f"{file}: graphs of exporter {exporter!r} are not known to this edgelm; update it")
-    named = (*_TYPES, "format_version", "exporter", "cache", "encoder", "probes")
+    named = (*_TYPES, "format_version", "exporter", "cache", "encoder", "probes", "adapters")
     extra = {key: value for key, value in values.items() if key not in named}
     cache = _read_part(values, "cache", CacheGeometry.from_manifest, file)
     encoder = _read_part(values, "encoder", EncoderFacts.from_manifest, file)
@@ -211,8 +214,10 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
             f"{file}: the part that tells how to run this {values['family']} is missing; export it again"
         )
     probes = _read_part(values, "probes", partial(_probes, files=values["files"]), file) or {}
+    adapters = _read_part(values, "adapters", partial(_adapters, files=values["files"]), file) or {}
     notes = tuple(map(str, values["notes"]))
-    return Manifest(**known, cache=cache, encoder=encoder, probes=probes, notes=notes, exporter=exporter, extra=extra)
+    parts: dict[str, Any] = {"cache": cache, "encoder": encoder, "probes": probes, "adapters": adapters}
+    return Manifest(**known, **parts, notes=notes, exporter=exporter, extra=extra)
 
 
 Part = TypeVar("Part")
@@ -238,6 +243,14 @@ def _probes(values: dict[str, Any], files: Mapping[str, Any]) -> dict[str, dict[
         if not isinstance(probe["operator"], str) or not isinstance(probe["tolerance"], float):
             raise TypeError(f"the operator or the tolerance of {name} is not usable")
     return values
+
+
+def _adapters(values: dict[str, Any], files: Mapping[str, Any]) -> dict[str, KeptAdapter]:
+    adapters = {name: KeptAdapter.from_manifest(entry) for name, entry in values.items()}
+    for name, adapter in adapters.items():
+        if adapter.file not in files:
+            raise ValueError(f"the file of {name} is not among the package's files")
+    return adapters
 
 
 def _is_file_entry(entry: dict[str, Any]) -> bool:

@@ -34,6 +34,15 @@ from edgelm.package import Package
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option("--offline", is_flag=True, help="Use only what is on disk already.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="File of glob -> format rules, instead of --precision.")
+@click.option(
+    "--adapter",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="LoRA adapter to merge into the weights: a PEFT folder.",
+)
+@click.option(
+    "--keep-adapter", multiple=True, metavar="NAME=DIR", help="LoRA adapter to keep apart, chosen by name at run time."
+)
 @click.option("--no-verify", is_flag=True, help="Do not compare the package with the float graph.")
 @click.option("--force", is_flag=True, help="Replace a package that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object about the package.")

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,23 @@ from edgelm_export.graph import Produce
 from edgelm_export.known_answers import known_answers
 from edgelm_export.model import Model
 from edgelm_export.quantize.recipe import Recipe
+from edgelm_export.weights import Weight
 
 # Tensors start on cache lines, so that kernels may read the mapped file directly.
 _ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written besides programs, and what remains to be.
+
+    Attributes:
+        probes: of the operators they use, as the manifest lists them.
+        adapted: the projections that take adapters as inputs, with the weights each joins.
+    """
+
+    probes: Mapping[str, Mapping[str, Any]]
+    adapted: Mapping[str, Sequence[Weight]]
 
 
 class DataFile:
@@ -114,14 +129,8 @@ def check_space(target: Path, nbytes: int) -> None:
         )
 
 
-def write_programs(
-    model: Model, recipe: Recipe, provider: Provider, folder: Path, taps: Sequence[str] = ()
-) -> Mapping[str, Mapping[str, Any]]:
-    """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well.
-
-    Returns:
-        The probes of the operators they use, written too, as the manifest lists them.
-    """
+def write_programs(model: Model, recipe: Recipe, provider: Provider, folder: Path, taps: Sequence[str] = ()) -> Written:
+    """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well."""
     total = plan(model, recipe, provider).nbytes
     files: dict[str, DataFile] = {}
     with progress(total, f"Writing {recipe.name}", "B") as bar:
@@ -131,17 +140,17 @@ def write_programs(
                 files[name] = DataFile(folder / f"{name}.onnx.data", bar.advance)
                 return files[name]
 
-            programs = assemble(model, recipe, provider, store_for, taps)
+            assembly = assemble(model, recipe, provider, store_for, taps)
         finally:
             for file in files.values():
                 file.close()
-    for name, program in programs.items():
+    for name, program in assembly.programs.items():
         write_graph(program, folder / f"{name}.onnx")
     probes: dict[str, Mapping[str, Any]] = {}
-    for number, probe in enumerate(known_answers(programs.values())):
+    for number, probe in enumerate(known_answers(assembly.programs.values())):
         (folder / f"probe-{number}.onnx").write_bytes(probe.graph)
         probes[f"probe-{number}.onnx"] = {"operator": probe.operator, "tolerance": probe.tolerance}
-    return probes
+    return Written(probes, assembly.adapted)
 
 
 def write_graph(program: ir.Model, file: Path) -> None:
