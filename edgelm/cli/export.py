@@ -39,6 +39,15 @@ from edgelm.quality_card import screen
     type=click.Path(path_type=Path),
     help="UTF-8 text to measure quality on, instead of the built-in one.",
 )
+@click.option(
+    "--adapter",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="LoRA adapter to merge into the weights: a PEFT folder.",
+)
+@click.option(
+    "--keep-adapter", multiple=True, metavar="NAME=DIR", help="LoRA adapter to keep apart, chosen by name at run time."
+)
 @click.option("--no-verify", is_flag=True, help="Do not compare the package with the float graph.")
 @click.option("--force", is_flag=True, help="Replace a package that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object about the package.")

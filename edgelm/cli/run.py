@@ -31,6 +31,7 @@ from edgelm.text_to_text import Seq2SeqModel
 @generation_options
 @encoder_options
 @language_options
+@click.option("--adapter", help="Decoders: one of the package's adapters to answer with.")
 @click.option("--system", help="System message that precedes each input.")
 @click.option("--raw", is_flag=True, help="Complete the input as it stands, without the chat template.")
 @click.option(

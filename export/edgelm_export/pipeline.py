@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from edgelm.errors import InvalidOption
 from edgelm.package import Package
 from edgelm.providers import PROVIDERS, Provider
+from edgelm_export.adapters import check_base, open_adapters, write_adapters
 from edgelm_export.assemble import plan
 from edgelm_export.checkpoint import open_checkpoint
 from edgelm_export.evaluation import choose_text
@@ -47,6 +48,8 @@ class ExportOptions:
     offline: bool = False
     recipe: str | Path | None = None
     eval_text: str | Path | None = None
+    adapter: str | Path | Sequence[str | Path] = ()
+    keep_adapter: Mapping[str, str | Path] | Sequence[str] = ()
     verify: bool = True
     force: bool = False
 
@@ -79,9 +82,12 @@ def export(
     check_target(target, force=options.force)
     found = resolve_source(str(source), revision=options.revision, offline=options.offline)
     checkpoint = open_checkpoint(found.path)
+    adapters = open_adapters(options.adapter, options.keep_adapter)
     if is_handed_over(checkpoint):
         return hand_over(checkpoint, found, target, options, say)
     model = understand(checkpoint, options.context_length, options.task, options.pooling)
+    model = replace(model, adapters=adapters)
+    check_base(model, found)
     for note in model.notes:
         say(f"note: {note}")
     check_tied_head(model)
@@ -93,9 +99,13 @@ def export(
     with package_folder(target, force=options.force) as folder, FloatGraph(model, folder.parent, say) as graph:
         write_texts(model.checkpoint, folder)
         recipe = calibrated(recipe, model, folder, graph)
-        programs = write_programs(model, recipe, provider, folder)
-        probes, step = write_probes(programs.values(), folder), weight_bytes_per_step(programs)
-        manifest = replace(manifest, files=digests(folder), probes=probes, weight_bytes_per_step=step)
+        written = write_programs(model, recipe, provider, folder)
+        parts = {
+            "probes": write_probes(written.programs.values(), folder),
+            "adapters": write_adapters(adapters, written.adapted, provider, folder),
+            "weight_bytes_per_step": weight_bytes_per_step(written.programs),
+        }
+        manifest = replace(manifest, files=digests(folder), **parts)
         manifest.save(folder)
         if options.verify:
             package = Package.open(folder)

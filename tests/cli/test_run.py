@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from edgelm.cli import cli
 from edgelm.text_generation import DecoderModel
+from tests.export.adapters import adapt, float_tensors
 
 SHORT = ("--max-new-tokens", "8", "--temperature", "0")
 
@@ -100,3 +101,15 @@ def test_every_generation_setting_has_an_option(package: Path) -> None:
         "--max-new-tokens",
     ):
         assert option in text
+
+
+def test_an_adapter_of_the_package_answers(checkpoint: Path, tmp_path: Path) -> None:
+    adapt(float_tensors(checkpoint), tmp_path / "lora", r".*\.(q_proj|down_proj)")
+    out = tmp_path / "out"
+    options = ("--precision", "fp32", "--no-verify", "--json", "--keep-adapter", f"it={tmp_path / 'lora'}")
+    assert json.loads(run("export", checkpoint, "-o", out, *options).stdout)["adapters"] == {"it": "lora"}
+    plain, adapted = (run("run", out, "the rain", "--raw", *SHORT, *more) for more in ((), ("--adapter", "it")))
+    assert (plain.exit_code, adapted.exit_code) == (0, 0)
+    assert plain.stdout != adapted.stdout
+    unknown = run("run", out, "the rain", "--adapter", "x", *SHORT)
+    assert (unknown.exit_code, "adapter 'x' is not in" in unknown.stderr) == (1, True)
