@@ -103,6 +103,12 @@ class _Job:
 
     def __init__(self, decoder: Rows, config: GenerationConfig, tokenizer: Tokenizer) -> None:
         self.config = config
+        self.grammar = None
+        if config.constraints:
+            from edgelm.grammar import compile_grammar
+
+            self.grammar = compile_grammar(config, tokenizer.vocabulary).processor
+            tokenizer = tokenizer.verbatim()
         self.tokenizer = tokenizer
         self.vocab_size = decoder.vocab_size
         self._limit = decoder.limit
@@ -126,7 +132,7 @@ class _Line:
         self._end_tokens = frozenset(job.config.eos_token_id)
         self._recorder = Recorder(len(request.answered))
         self._prefilled = False
-        limits = constraints(job.config, span, job.vocab_size)
+        limits = constraints(job.config, span, job.vocab_size, job.grammar)
         self._sampler = Sampler(job.config, job.vocab_size, limits, number)
         self._stop = StopState(job.config, job.tokenizer.stream())
 
@@ -161,7 +167,7 @@ class _Beams:
 
     def __init__(self, job: _Job, request: Request) -> None:
         span, self._job = job.span(request), job
-        limits = constraints(job.config, span, job.vocab_size)
+        limits = constraints(job.config, span, job.vocab_size, job.grammar)
         changes = [*limits, *processors(job.config, drawing=False)]
         self._search = BeamSearch(job.config, request.ids, span.room, changes)
         self._recorders = [Recorder(len(request.answered)) for _ in range(job.config.num_return_sequences)]
