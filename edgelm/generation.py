@@ -20,8 +20,19 @@ from edgelm.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A call that a model asks for: the name of the tool, and the arguments by their names."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Generation:
     """A finished generation. `token_ids` are the new tokens, without prompt and end token.
+
+    `finish_reason` is "stop" (an end token, a stop text, the end of a grammar), "length" (max_new_tokens, or the context is
+    full) or "tool_calls" (a chat that was given tools asks for those in `tool_calls`; `text` has them as they were written).
 
     `score` is what beam search ranks by: the sum of the log probabilities, end token included, over their number to the
     power of length_penalty. Without beams there is none.
@@ -33,16 +44,18 @@ class Generation:
     metrics: Metrics
     logprobs: list[float] | None = None
     score: float | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a generation as it is made; the last one carries finish_reason, token_ids and metrics."""
+    """A piece of a generation as it is made; the last one carries finish_reason, token_ids, metrics and tool_calls."""
 
     text: str
     finish_reason: str | None = None
     token_ids: list[int] | None = None
     metrics: Metrics | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)

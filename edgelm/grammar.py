@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 # As Python's json.dumps writes it. Free white space would let a model that is unsure fill the context with it.
-_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 # The compiler recurses from rule to rule and has no limit of its own: a chain of some 3,000 ends the process.
 _MOST_RULES = 1500
@@ -145,7 +145,7 @@ def _rules(option: str, value: Any) -> str:
 
 def _json_rules(schema: Mapping[str, Any]) -> str:
     own = schema.get("x-guidance")  # llguidance's key for how JSON is written
-    style = {**_JSON_STYLE, **cast("dict[str, Any]", own)} if isinstance(own, dict) else _JSON_STYLE
+    style = {**JSON_STYLE, **cast("dict[str, Any]", own)} if isinstance(own, dict) else JSON_STYLE
     return f"start: %json {json.dumps({**schema, 'x-guidance': style})}"
 
 

@@ -17,8 +17,8 @@ _MOST_PLACES = 200  # tried when an error is looked for
 Schema = dict[str, Any]
 
 
-def read_schema(text: str) -> Schema:
-    """A schema that is worth compiling.
+def read_schema(text: str, name: str = "option json_schema") -> Schema:
+    """A schema that is worth compiling; messages call it by its name.
 
     Raises:
         InvalidOption: the text is no schema, is nested too deeply, or allows only values without an end.
@@ -27,22 +27,22 @@ def read_schema(text: str) -> Schema:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise InvalidOption(f"option json_schema is no JSON ({reason}); give a schema such as {_EXAMPLE}") from error
+        raise InvalidOption(f"{name} is no JSON ({reason}); give a schema such as {_EXAMPLE}") from error
     schema: Any = {} if value is True else value
     if not isinstance(schema, dict):
-        raise InvalidOption(f"option json_schema is {text[:40]}, but must be an object such as {_EXAMPLE}, or true")
+        raise InvalidOption(f"{name} is {text[:40]}, but must be an object such as {_EXAMPLE}, or true")
     known = cast("Schema", schema)
     targets = _targets(known)
     depths = [_depth(node) for node in (known, *targets.values())]
     if max(depths) > _DEEPEST or sum(depths) > _MOST_LEVELS:
         raise InvalidOption(
-            f"option json_schema is nested {max(depths)} levels deep, {sum(depths)} with all it refers to, "
+            f"{name} is nested {max(depths)} levels deep, {sum(depths)} with all it refers to, "
             f"and {_DEEPEST} and {_MOST_LEVELS} can be compiled; simplify it"
         )
     place = _endless(known, _without_end(targets))
     if place is not None:
         raise InvalidOption(
-            f"option json_schema: every value holds another one of its kind, without end, at #{place}; "
+            f"{name}: every value holds another one of its kind, without end, at #{place}; "
             "let it be left out or be null there"
         )
     return known
