@@ -110,7 +110,9 @@ class DecoderModel:
         """
         wish = self._wish(tools, tool_choice, response_format)
         done = self.generate(self._wished_ids(messages, template, wish), **wish.combined(options))
-        return cast("Any", [wish.read(one) for one in done]) if isinstance(done, list) else wish.read(done)
+        if isinstance(done, list):  # num_return_sequences
+            return cast("Any", [wish.read(one) for one in cast("list[Generation]", done)])
+        return wish.read(done)
 
     def stream_chat(
         self,

@@ -164,8 +164,7 @@ def _format_options(response_format: Mapping[str, Any] | None) -> dict[str, Any]
         return {}
     if kind == "json_object":
         return {"json_schema": {"type": "object"}}
-    described = response_format.get("json_schema")
-    schema = cast("Mapping[str, Any]", described).get("schema") if isinstance(described, Mapping) else None
+    schema = _mapping(response_format.get("json_schema")).get("schema")
     if kind != "json_schema" or not isinstance(schema, Mapping):
         raise InvalidOption(
             f"response_format is {str(response_format)[:80]}, but must be one of "
@@ -175,8 +174,7 @@ def _format_options(response_format: Mapping[str, Any] | None) -> dict[str, Any]
 
 
 def _function(tool: Any, position: int) -> Mapping[str, Any]:
-    function: Any = cast("Mapping[str, Any]", tool).get("function") if isinstance(tool, Mapping) else None
-    known = cast("Mapping[str, Any]", function) if isinstance(function, Mapping) else {}
+    known = _mapping(_mapping(tool).get("function"))
     if not isinstance(known.get("name"), str) or not known["name"]:
         raise InvalidOption(
             f'tools[{position}] must be {{"type": "function", "function": {{"name": ..., "parameters": {{...}}}}}}'
@@ -188,10 +186,7 @@ def _wanted(choice: Any, functions: Sequence[Mapping[str, Any]]) -> list[Mapping
     """The functions one of which must be called; none where the model is free."""
     if choice in (None, "auto", "none"):
         return []
-    named = None
-    if isinstance(choice, Mapping):
-        function = cast("Mapping[str, Any]", choice).get("function")
-        named = cast("Mapping[str, Any]", function).get("name") if isinstance(function, Mapping) else None
+    named = _mapping(_mapping(choice).get("function")).get("name")
     if choice != "required" and named is None:
         raise InvalidOption(f"tool_choice is {str(choice)[:80]}, but must be {_FORCED}")
     found = [function for function in functions if named in (None, function["name"])]
@@ -199,6 +194,11 @@ def _wanted(choice: Any, functions: Sequence[Mapping[str, Any]]) -> list[Mapping
         known = ", ".join(function["name"] for function in functions) or "there are none"
         raise InvalidOption(f"tool_choice asks for {named or 'a tool'}, which is not among the tools ({known})")
     return found
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """The value if it is a mapping, or an empty one."""
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
 
 
 def _json(text: str) -> Any:

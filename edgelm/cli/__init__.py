@@ -11,7 +11,7 @@ import click
 from edgelm import __version__
 from edgelm.errors import EdgeLMError
 
-_COMMANDS = ("export", "run", "inspect", "models")
+_COMMANDS = ("export", "run", "chat", "inspect", "models")
 
 
 class _Commands(click.Group):

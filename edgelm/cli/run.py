@@ -19,6 +19,7 @@ from edgelm.cli.options import (
     generation_options,
     given_options,
     language_options,
+    load_options,
 )
 from edgelm.cli.rewrite import rewrite
 from edgelm.text_encoding import EncoderModel
@@ -39,11 +40,7 @@ from edgelm.text_to_text import Seq2SeqModel
     type=click.Path(path_type=Path),
     help="File to write results to: .jsonl or .parquet; embeddings also .npy.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, or an execution provider.")
-@click.option("--threads", type=int, help="Threads to compute with. [default: one a physical core]")
-@click.option(
-    "--max-length", type=int, help="Most tokens of an input and its answer together. [default: the package's context]"
-)
+@load_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object an input.")
 @click.option("--stats", is_flag=True, help="Print speed and memory to standard error.")
 def command(
