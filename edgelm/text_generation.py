@@ -85,20 +85,28 @@ class DecoderModel:
         config, ids = self.defaults.replace(**options), self._encode(prompt)
         return generation.stream(self.decoder(1), Request(ids), config, self.tokenizer)
 
+    @overload
+    def chat(
+        self, messages: Sequence[Message], template: Mapping[str, Any] | None = None, **options: Any
+    ) -> Generation: ...
+    @overload
+    def chat(
+        self, messages: Sequence[Sequence[Message]], template: Mapping[str, Any] | None = None, **options: Any
+    ) -> list[Generation]: ...
     def chat(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
         template: Mapping[str, Any] | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: str | Mapping[str, Any] | None = None,
         response_format: Mapping[str, Any] | None = None,
         **options: Any,
-    ) -> Generation:
+    ) -> Any:
         """Answers a conversation: the chat template turns {"role", "content"} messages into the prompt.
 
         Args:
-            messages: the conversation so far.
+            messages: the conversation so far, or a list of conversations, which are one batch.
             template: what else the checkpoint's template reads, such as {"enable_thinking": False}.
             tools: what the model may call: {"type": "function", "function": {"name", "description", "parameters"}} each,
                 which the template must read. Calls are found in the answer, and in `tool_calls` of the result.
@@ -106,13 +114,14 @@ class DecoderModel:
                 nothing but a call whose arguments meet the tool's schema.
             response_format: {"type": "json_object"} or {"type": "json_schema", "json_schema": {"schema"}} allow nothing
                 but such JSON.
-            options: as for `generate`, which says what is raised.
+            options: as for `generate`, which says what is returned and raised.
         """
         wish = self._wish(tools, tool_choice, response_format)
-        done = self.generate(self._wished_ids(messages, template, wish), **wish.combined(options))
-        if isinstance(done, list):  # num_return_sequences
-            return cast("Any", [wish.read(one) for one in cast("list[Generation]", done)])
-        return wish.read(done)
+        several = isinstance(messages, list) and bool(messages) and isinstance(messages[0], list)
+        asked = cast("Sequence[Sequence[Message]]", messages if several else [messages])
+        prompts = [self._wished_ids(one, template, wish) for one in asked]
+        found = [wish.read(one) for one in self.generate(prompts, **wish.combined(options))]
+        return found if several else found[0]
 
     def stream_chat(
         self,

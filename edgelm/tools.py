@@ -70,8 +70,10 @@ class Wish:
             )
         return {**options, **self.options}
 
-    def read(self, done: Generation) -> Generation:
-        """The answer with the calls that are in it; it then ended for them."""
+    def read(self, done: Generation | list[Generation]) -> Any:
+        """The answer, or each of several, with the calls that are in it; it then ended for them."""
+        if isinstance(done, list):
+            return [self.read(one) for one in done]
         calls = find_calls(done.text, self.names)
         reason = "tool_calls" if calls and done.finish_reason == "stop" else done.finish_reason
         return dataclasses.replace(done, tool_calls=calls, finish_reason=reason)

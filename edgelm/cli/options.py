@@ -49,7 +49,9 @@ def encoder_options(function: Callable[..., None]) -> Callable[..., None]:
     """Adds the options of encoders."""
     for add in (
         click.option("--truncate", is_flag=True, default=None, help="Encoders: cut inputs that are too long."),
-        click.option("--batch-size", type=int, help="Encoders: most inputs that run together. [default: 32]"),
+        click.option(
+            "--batch-size", type=int, help="Encoders, --batch: most inputs that run together. [default: 32, or 8]"
+        ),
         click.option("--prompt-name", help="Embeddings: the checkpoint's prompt to put before each input."),
         click.option("--normalize", is_flag=True, default=None, help="Embeddings: bring them to length 1."),
         click.option("--dimensions", type=int, help="Embeddings: keep only the first so many."),
