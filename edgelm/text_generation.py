@@ -20,6 +20,7 @@ from edgelm.package import Package
 from edgelm.providers import Provider
 from edgelm.rows import decoder_rows
 from edgelm.tokenizer import Tokenizer
+from edgelm.tools import Wish, find_dialect, read_wish
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
@@ -96,23 +97,58 @@ class DecoderModel:
         config, ids = self.defaults.replace(**options), self._encode(prompt)
         return generation.stream(self.decoder(1, adapter), Request(ids), config, self.tokenizer)
 
+    @overload
     def chat(
         self, messages: Sequence[Message], template: Mapping[str, Any] | None = None, **options: Any
-    ) -> Generation:
+    ) -> Generation: ...
+    @overload
+    def chat(
+        self, messages: Sequence[Sequence[Message]], template: Mapping[str, Any] | None = None, **options: Any
+    ) -> list[Generation]: ...
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        template: Mapping[str, Any] | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
         """Answers a conversation: the chat template turns {"role", "content"} messages into the prompt.
 
         Args:
-            messages: the conversation so far.
-            template: what else the checkpoint's template reads, such as {"enable_thinking": False} or {"tools": [...]}.
-            options: as for `generate`, which says what is raised.
+            messages: the conversation so far, or a list of conversations, which are one batch.
+            template: what else the checkpoint's template reads, such as {"enable_thinking": False}.
+            tools: what the model may call: {"type": "function", "function": {"name", "description", "parameters"}} each,
+                which the template must read. Calls are found in the answer, and in `tool_calls` of the result.
+            tool_choice: "auto", "none", "required" or {"type": "function", "function": {"name"}}. The last two allow
+                nothing but a call whose arguments meet the tool's schema.
+            response_format: {"type": "json_object"} or {"type": "json_schema", "json_schema": {"schema"}} allow nothing
+                but such JSON.
+            options: as for `generate`, which says what is returned and raised.
         """
-        return self.generate(self.chat_ids(messages, **(template or {})), **options)
+        wish = self._wish(tools, tool_choice, response_format)
+        several = isinstance(messages, list) and bool(messages) and isinstance(messages[0], list)
+        asked = cast("Sequence[Sequence[Message]]", messages if several else [messages])
+        prompts = [self._wished_ids(one, template, wish) for one in asked]
+        found = [wish.read(one) for one in self.generate(prompts, **wish.combined(options))]
+        return found if several else found[0]
 
     def stream_chat(
-        self, messages: Sequence[Message], template: Mapping[str, Any] | None = None, **options: Any
+        self,
+        messages: Sequence[Message],
+        template: Mapping[str, Any] | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Iterator[Chunk]:
-        """The same as `chat`, piece by piece."""
-        return self.stream(self.chat_ids(messages, **(template or {})), **options)
+        """The same as `chat`, piece by piece; the last piece has the calls of tools."""
+        wish = self._wish(tools, tool_choice, response_format)
+        chunks = self.stream(self._wished_ids(messages, template, wish), **wish.combined(options))
+        return wish.follow(chunks) if wish.names else chunks
 
     def chat_ids(self, messages: Sequence[Message], **template: Any) -> list[int]:
         """The token ids a conversation becomes.
@@ -137,6 +173,19 @@ class DecoderModel:
         factors = None if adapter is None else self._adapters.factors(adapter)
         manifest, limit = self.package.manifest, self.max_length
         return decoder_rows(manifest, self._program, batch=batch, limit=limit, adapter=factors)
+
+    def _wish(self, tools: Any, tool_choice: Any, response_format: Any) -> Wish:
+        source = "" if self.chat_template is None else self.chat_template.tool_source
+        return read_wish(
+            find_dialect(source),
+            lambda text: self.tokenizer.token_id(text) in self.tokenizer.special_ids,
+            tools=tools,
+            tool_choice=tool_choice,
+            response_format=response_format,
+        )
+
+    def _wished_ids(self, messages: Sequence[Message], template: Mapping[str, Any] | None, wish: Wish) -> list[int]:
+        return self.chat_ids(messages, **{**(template or {}), **wish.template})
 
     def _encode(self, prompt: Prompt) -> list[int]:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
