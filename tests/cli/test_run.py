@@ -113,6 +113,8 @@ def test_an_adapter_of_the_package_answers(checkpoint: Path, tmp_path: Path) -> 
     assert plain.stdout != adapted.stdout
     unknown = run("run", out, "the rain", "--adapter", "x", *SHORT)
     assert (unknown.exit_code, "adapter 'x' is not in" in unknown.stderr) == (1, True)
+
+
 def test_output_is_constrained_by_options_and_files(package: Path, tmp_path: Path) -> None:
     schema, grammar = tmp_path / "schema.json", tmp_path / "rules.lark"
     schema.write_text('{"enum": [1, 22]}')
