@@ -20,10 +20,17 @@ from edgelm_export.weights import Weight, Weights
 
 @dataclass(frozen=True)
 class Assembly:
-    """Finished graphs by the name of the program, and the projections that take adapters as inputs, with the weights each joins."""
+    """What was built.
+
+    Attributes:
+        programs: finished graphs.
+        adapted: the projections that take adapters as inputs, with the weights each joins.
+        largest_piece: bytes of the largest piece of a weight that is in memory at once.
+    """
 
     programs: Mapping[str, ir.Model]
     adapted: Mapping[str, Sequence[Weight]]
+    largest_piece: int
 
 
 class Plan:
@@ -32,6 +39,7 @@ class Plan:
     def __init__(self) -> None:
         self.nbytes = 0
         self.tensors = 0
+        self.largest_piece = 0
 
     def add(self, dtype: np.dtype[Any], shape: Sequence[int], produce: Produce) -> tuple[str, int, int]:
         """Counts the tensor; its rows are never asked for."""
@@ -67,11 +75,11 @@ def assemble(
         build(g)
         programs[name] = g.finish(name)
     weights.finish()
-    return Assembly(programs, weights.updates.projections)
+    return Assembly(programs, weights.updates.projections, weights.largest_piece)
 
 
 def plan(model: Model, recipe: Recipe, provider: Provider) -> Plan:
     """What an export would write, from headers alone; raises as `assemble` does."""
     counted = Plan()
-    assemble(model, recipe, provider, lambda _: counted)
+    counted.largest_piece = assemble(model, recipe, provider, lambda _: counted).largest_piece
     return counted

@@ -50,9 +50,17 @@ class Weight:
         Raises:
             CheckpointError: `flaw` says what is wrong with a piece.
         """
-        whole = self.transform is not None or self.index is not None
-        ranges = [(0, self.shape[0])] if whole else row_ranges(self.shape)
-        yield from self._pieces(ranges, flaw)
+        yield from self._pieces([(0, self.shape[0])] if self._whole else row_ranges(self.shape), flaw)
+
+    @property
+    def largest_piece(self) -> int:
+        """Bytes of the largest piece of `chunks`, as float32."""
+        nbytes = 4 * math.prod(self.shape)
+        return nbytes if self._whole else min(nbytes, max(_CHUNK_BYTES, 4 * math.prod(self.shape[1:])))
+
+    @property
+    def _whole(self) -> bool:
+        return self.transform is not None or self.index is not None
 
     def _pieces(self, ranges: Iterable[tuple[int, int]], flaw: Callable[[Array], str | None]) -> Iterator[Array]:
         updates = [update.read() for update in self.merged]
@@ -97,6 +105,7 @@ class Weights:
         self, checkpoint: Checkpoint, names: NameMap, ignored: Mapping[str, str], updates: Updates | None = None
     ) -> None:
         self.updates = updates or Updates()
+        self.largest_piece = 0  # bytes, of all weights that were asked for
         self._checkpoint = checkpoint
         self._names = names
         self._ignored = ignored
@@ -110,6 +119,11 @@ class Weights:
 
     def get(self, name: str, shape: tuple[int, ...]) -> Weight:
         """The weight `name` of exactly `shape`; a missing or misshapen one is noted and stands in as an empty promise until `finish`."""
+        weight = self._found(name, shape)
+        self.largest_piece = max(self.largest_piece, weight.largest_piece)
+        return weight
+
+    def _found(self, name: str, shape: tuple[int, ...]) -> Weight:
         source, spelling, tensor = self._find(name)
         self._used |= {spelling, *source.also}
         stored = source.stored_shape(shape)
