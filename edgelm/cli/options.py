@@ -32,7 +32,8 @@ def generation_options(function: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(option_fields()):
         text = option.help if option.range is None else f"{option.help} {option.range}"
         flag = f"--{option.name.replace('_', '-')}"
-        function = click.option(flag, option.name, type=option.type, multiple=option.multiple, help=text)(function)
+        kind: dict[str, Any] = {"is_flag": True} if option.choices == ("false", "true") else {"type": option.type}
+        function = click.option(flag, option.name, default=None, multiple=option.multiple, help=text, **kind)(function)
     return function
 
 

@@ -67,6 +67,8 @@ def command(
     """
     if raw and system is not None:
         raise click.UsageError("--system needs the chat template, which --raw leaves out")
+    if options["logprobs"] is not None and not as_json and output is None:
+        raise click.UsageError("--logprobs are shown only with --json")
     model = load(package, device, threads, max_length)
     given, mixed = given_options(options), _set(system=system, raw=raw)
     if isinstance(model, EncoderModel):
