@@ -18,6 +18,7 @@ from edgelm.cli import cli
 from edgelm.entities import Entity
 from edgelm.generation import Chunk, Generation
 from edgelm.labels import Label, Ranked
+from edgelm.logprobs import TokenLogprob
 from edgelm.mask_filling import Prediction
 from edgelm.text_encoding import EncoderModel
 from edgelm.text_generation import DecoderModel
@@ -66,7 +67,7 @@ def api_reference() -> str:
         for name, member in inspect.getmembers(model, callable):
             if not name.startswith("_"):
                 parts.append(_entry(f"{model.__name__}.{name}", member))
-    results = (Generation, Chunk, Label, Ranked, Entity, Answer, Prediction)
+    results = (Generation, Chunk, TokenLogprob, Label, Ranked, Entity, Answer, Prediction)
     parts.extend(_entry(kind.__name__, kind) for kind in results)
     parts.append(f"## edgelm.errors\n\n```text\n{inspect.cleandoc(edgelm.errors.__doc__ or '')}\n```\n")
     return "\n".join(parts)

@@ -64,7 +64,7 @@ class BeamSearch:
         self._config = config
         self._start, self._room, self._length = len(prompt), room, 0
         self._processors = processors
-        self._ends = frozenset(config.eos_token_id)
+        self._ends = frozenset(config.end_token_ids)
         # Enough for num_beams that go on, even if all others end.
         self._wanted = max(2, 1 + len(self._ends)) * config.num_beams
         self._beams = [_Beam(list(prompt), 0.0)]

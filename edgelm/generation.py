@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgelm import search
@@ -12,10 +12,11 @@ from edgelm.beam import BeamSearch, Hypothesis
 from edgelm.constraints import Span, constraints
 from edgelm.errors import InvalidOption
 from edgelm.generation_config import GenerationConfig
+from edgelm.logprobs import TokenLogprob, token_logprob
 from edgelm.metrics import Metrics, Recorder
 from edgelm.sampling import Sampler, processors
 from edgelm.search import Choice, Logits, Rows
-from edgelm.stopping import StopState
+from edgelm.stopping import Limits, StopState
 from edgelm.tokenizer import Tokenizer
 
 
@@ -29,10 +30,12 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Generation:
-    """A finished generation. `token_ids` are the new tokens, without prompt and end token.
+    """A finished generation. `token_ids` are the new tokens, without end token; with `echo`, after those of the prompt.
 
     `finish_reason` is "stop" (an end token, a stop text, the end of a grammar), "length" (max_new_tokens, or the context is
-    full) or "tool_calls" (a chat that was given tools asks for those in `tool_calls`; `text` has them as they were written).
+    full), "time" (max_time), "criterion" (stopping_criteria) or "tool_calls" (a chat that was given tools asks for those in
+    `tool_calls`; `text` has them as they were written). `logprobs` has an entry for each of `token_ids`; without the option of
+    that name there is none.
 
     `score` is what beam search ranks by: the sum of the log probabilities, end token included, over their number to the
     power of length_penalty. Without beams there is none.
@@ -42,28 +45,36 @@ class Generation:
     token_ids: list[int]
     finish_reason: str
     metrics: Metrics
-    logprobs: list[float] | None = None
+    logprobs: list[TokenLogprob] | None = None
     score: float | None = None
     tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a generation as it is made; the last one carries finish_reason, token_ids, metrics and tool_calls."""
+    """A piece of a generation as it is made; the last one carries finish_reason, token_ids, metrics and tool_calls.
+
+    `logprobs` are those of the tokens that were chosen since the piece before; the text of a token may come later.
+    """
 
     text: str
     finish_reason: str | None = None
     token_ids: list[int] | None = None
     metrics: Metrics | None = None
+    logprobs: list[TokenLogprob] | None = None
     tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one generation starts from: the ids a decoder is fed first, and those of an encoder where there is one."""
+    """What one generation starts from: the ids a decoder is fed first, and those of an encoder where there is one.
+
+    `logprobs` are those of `ids`, where they are asked for.
+    """
 
     ids: list[int]
     source: list[int] | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
 
     @property
     def answered(self) -> list[int]:
@@ -91,7 +102,7 @@ def generate(
         return [one.results() for (one,) in beams]
     lines = [[_Line(job, request, number) for number in range(config.num_return_sequences)] for request in requests]
     for line in search.run(decoder, prompts, lines):
-        line.texts.append(line.chunk.text)
+        line.chunks.append(line.chunk)
     return [[line.result() for line in group] for group in lines]
 
 
@@ -115,6 +126,8 @@ class _Job:
     """What all sequences of one call share."""
 
     def __init__(self, decoder: Rows, config: GenerationConfig, tokenizer: Tokenizer) -> None:
+        if config.dry_multiplier:
+            config = config.replace(dry_sequence_breakers=tokenizer.ids_with(config.dry_sequence_breakers))
         self.config = config
         self.grammar = None
         if config.constraints:
@@ -138,16 +151,22 @@ class _Line:
 
     def __init__(self, job: _Job, request: Request, number: int) -> None:
         span = job.span(request)
-        self.texts: list[str] = []
+        self.chunks: list[Chunk] = []
         self.chunk = Chunk("")
         self._ids = list(request.ids)
-        self._span = span
-        self._end_tokens = frozenset(job.config.eos_token_id)
+        self._config = job.config
+        self._end_tokens = frozenset(job.config.end_token_ids)
         self._recorder = Recorder(len(request.answered))
         self._prefilled = False
         limits = constraints(job.config, span, job.vocab_size, job.grammar)
         self._sampler = Sampler(job.config, job.vocab_size, limits, number)
-        self._stop = StopState(job.config, job.tokenizer.stream())
+        stream = job.tokenizer.stream()
+        # The prompt passes the stream, so that the text is that of all ids; no stop string begins in it.
+        self._echoed = "".join([stream.push(token) for token in request.ids]) if job.config.echo else ""
+        self._begin = 0 if job.config.echo else span.start
+        self._told = list(request.logprobs)
+        self._stop = StopState(job.config, stream)
+        self._limits = Limits(job.config, span.end)
 
     def accept(self, logits: Logits, log_probabilities: Logits | None = None) -> Choice:
         """Draws the next token from the logits [1, vocab_size]; `chunk` is the text that this settles."""
@@ -159,20 +178,27 @@ class _Line:
         if token not in self._end_tokens:
             self._ids.append(token)
             self._recorder.token()
-        reason = finish or ("length" if len(self._ids) >= self._span.end else None)
+            if self._config.logprobs is not None:
+                self._told.append(token_logprob(logits[0], token, self._config.logprobs))
+        reason = finish or self._limits.reached(self._ids, text)
+        text, self._echoed = self._echoed + text, ""
+        told, self._told = self._told if self._config.logprobs is not None else None, []
         if reason is None:
-            self.chunk = Chunk(text)
+            self.chunk = Chunk(text, logprobs=told)
             return Choice((0,), (token,))
         text += self._stop.finish_text()
         # The held-back rest may complete a stop string after all.
-        new = self._ids[self._span.start :]
-        self.chunk = Chunk(text, self._stop.finish or reason, new, self._recorder.finish())
+        new = self._ids[self._begin :]
+        self.chunk = Chunk(text, self._stop.finish or reason, new, self._recorder.finish(), told)
         return Choice()
 
     def result(self) -> Generation:
         """The whole, when it is over."""
         last: Any = self.chunk
-        return Generation("".join(self.texts), last.token_ids, last.finish_reason, last.metrics)
+        text = "".join([chunk.text for chunk in self.chunks])
+        told = [one for chunk in self.chunks for one in chunk.logprobs or ()]
+        logprobs = None if self._config.logprobs is None else told
+        return Generation(text, last.token_ids, last.finish_reason, last.metrics, logprobs)
 
 
 class _Beams:
@@ -181,7 +207,7 @@ class _Beams:
     def __init__(self, job: _Job, request: Request) -> None:
         span, self._job = job.span(request), job
         limits = constraints(job.config, span, job.vocab_size, job.grammar)
-        changes = [*limits, *processors(job.config, drawing=False)]
+        changes = processors(job.config, job.vocab_size, limits)
         self._search = BeamSearch(job.config, request.ids, span.room, changes)
         self._recorders = [Recorder(len(request.answered)) for _ in range(job.config.num_return_sequences)]
         self._steps = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast, overload
 
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 from edgelm import generation
 from edgelm.adapters import Adapters
 from edgelm.chat import ChatTemplate
-from edgelm.decode import DecoderRows
+from edgelm.decode import PREFILL_CHUNK, DecoderRows
 from edgelm.errors import ContextOverflow, GenerationError, InvalidOption
 from edgelm.generation import Chunk, Generation, Request
 from edgelm.generation_config import GenerationConfig
 from edgelm.loading import length_limit, load_program
+from edgelm.logprobs import TokenLogprob, log_probabilities, token_logprobs
 from edgelm.package import Package
 from edgelm.providers import Provider
 from edgelm.rows import decoder_rows
@@ -24,6 +26,9 @@ from edgelm.tools import Wish, find_dialect, read_wish
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
+
+# Logits of one chunk of a text that is scored: 64 MiB.
+_CHUNK_LOGITS = 2**24
 
 
 class DecoderModel:
@@ -83,7 +88,7 @@ class DecoderModel:
         config = self.defaults.replace(**options)
         single = isinstance(prompt, str) or not _is_batch(prompt)
         prompts = [cast(Prompt, prompt)] if single else cast(Sequence[Prompt], prompt)
-        requests = [Request(self._encode(one)) for one in prompts]
+        requests = [self._request(one, config, adapter) for one in prompts]
         found = generation.generate(self.decoder(len(requests), adapter), requests, config, self.tokenizer)
         results = found if config.num_return_sequences > 1 else [one for (one,) in found]
         return results[0] if single else results
@@ -94,8 +99,10 @@ class DecoderModel:
         Raises:
             InvalidOption: beams, whose text is known only at the end; and as for `generate`.
         """
-        config, ids = self.defaults.replace(**options), self._encode(prompt)
-        return generation.stream(self.decoder(1, adapter), Request(ids), config, self.tokenizer)
+        config = self.defaults.replace(**options)
+        return generation.stream(
+            self.decoder(1, adapter), self._request(prompt, config, adapter), config, self.tokenizer
+        )
 
     @overload
     def chat(
@@ -168,6 +175,29 @@ class DecoderModel:
         ids = self._encode(token_ids)
         return np.concatenate(list(self.decoder(1, adapter).all_logits(0, ids)))
 
+    def logprobs(self, text: Prompt, top: int = 0) -> list[TokenLogprob]:
+        """Log probabilities of a text (or ids), token by token, each after all before it; the first has none.
+
+        Args:
+            text: is taken as it stands, with the special tokens that its tokenizer adds.
+            top: how many of the likeliest tokens to tell at each place.
+        """
+        ids = self._encode(text)
+        return token_logprobs(ids, self._all_logits(ids), top)
+
+    def score(self, text: Prompt) -> float:
+        """Log probability of a text (or ids): of all tokens but the first, which nothing comes before.
+
+        Raises:
+            InvalidOption: a text of one token; otherwise as for `generate`.
+        """
+        return self._scored(text)[0]
+
+    def perplexity(self, text: Prompt) -> float:
+        """exp(-score / number of tokens that count); 1 is certainty, vocab_size a guess. Raises as `score` does."""
+        total, count = self._scored(text)
+        return math.exp(-total / count)
+
     def decoder(self, batch: int, adapter: str | None = None) -> DecoderRows:
         """The loop on ids with a cache of its own, for callers that bring their own loop."""
         factors = None if adapter is None else self._adapters.factors(adapter)
@@ -186,6 +216,23 @@ class DecoderModel:
 
     def _wished_ids(self, messages: Sequence[Message], template: Mapping[str, Any] | None, wish: Wish) -> list[int]:
         return self.chat_ids(messages, **{**(template or {}), **wish.template})
+
+    def _request(self, prompt: Prompt, config: GenerationConfig, adapter: str | None) -> Request:
+        ids = self._encode(prompt)
+        if not config.echo or config.logprobs is None:
+            return Request(ids)
+        return Request(ids, logprobs=token_logprobs(ids, self._all_logits(ids, adapter), config.logprobs))
+
+    def _scored(self, text: Prompt) -> tuple[float, int]:
+        ids = self._encode(text)
+        if len(ids) < 2:
+            raise InvalidOption("the text is one token, which nothing comes before; give a longer one to score")
+        return sum(float(part.sum()) for part in log_probabilities(ids[1:], self._all_logits(ids))), len(ids) - 1
+
+    def _all_logits(self, ids: Sequence[int], adapter: str | None = None) -> Iterator[NDArray[np.float32]]:
+        """Logits of every position, a chunk at a time."""
+        chunk = max(1, min(PREFILL_CHUNK, _CHUNK_LOGITS // self.package.manifest.vocab_size))
+        return self.decoder(1, adapter).all_logits(0, ids, chunk)
 
     def _encode(self, prompt: Prompt) -> list[int]:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]

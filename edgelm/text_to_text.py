@@ -17,6 +17,7 @@ from edgelm.generation import Chunk, Generation, Request
 from edgelm.generation_config import GenerationConfig
 from edgelm.languages import Languages
 from edgelm.loading import length_limit, load_encoder, load_program
+from edgelm.logprobs import log_probabilities
 from edgelm.package import Package
 from edgelm.providers import Provider
 from edgelm.rows import ENCODER, seq2seq
@@ -135,9 +136,7 @@ class Seq2SeqModel:
         config, start = self._settings(target_lang, {})
         forced = config.forced_bos_token_id
         wanted = self._target(target, target_lang, forced)
-        logits = self.logits(ids, [start, *wanted[:-1]]).astype(np.float64)
-        logits -= logits.max(-1, keepdims=True)
-        chosen = logits[np.arange(len(wanted)), wanted] - np.log(np.exp(logits).sum(-1))
+        (chosen,) = log_probabilities(wanted, [self.logits(ids, [start, *wanted[:-1]])])
         return float(chosen[forced is not None :].sum())
 
     def _target(self, target: Source, target_lang: str | None, forced: int | None) -> list[int]:
@@ -157,7 +156,10 @@ class Seq2SeqModel:
         """Generation settings, and the token that targets start with."""
         forced, start = self._languages.beginning(target_lang)
         given = options if forced is None else {"forced_bos_token_id": forced, **options}
-        return self.defaults.replace(**given), self._start if start is None else start
+        config = self.defaults.replace(**given)
+        if config.echo:
+            raise InvalidOption("echo is for decoders: what an encoder-decoder writes does not begin with its source")
+        return config, self._start if start is None else start
 
     def _encode(self, source: Source, index: int, source_lang: str | None, target_lang: str | None) -> list[int]:
         if not isinstance(source, str):

@@ -189,6 +189,28 @@ class Tokenizer:
         # Without a decoder the library puts spaces between tokens.
         return " ".join(tokens) if self._backend.decoder is None else self._backend.decoder.decode(tokens)
 
+    def ids_with(self, words: Sequence[str | int]) -> tuple[int, ...]:
+        """Ids of the tokens whose text holds one of these texts, and ids as they are; ascending.
+
+        Raises:
+            InvalidOption: a text that no token holds.
+        """
+        found = {word for word in words if isinstance(word, int)}
+        for word in words:
+            if isinstance(word, str):
+                ids = [token_id for token_id, text in enumerate(self._texts) if word in text]
+                if not ids:
+                    raise InvalidOption(f"no token of the vocabulary holds {word!r}; give a shorter text, or token ids")
+                found.update(ids)
+        return tuple(sorted(found))
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        """The text of each token by itself. One that stands for a space is that, though a text does not begin with it."""
+        texts = self._backend.decode_batch([[i] for i in range(self.vocab_size)], skip_special_tokens=False)
+        spelled = [self.token(token_id) or "" for token_id in range(self.vocab_size)]
+        return [" " + text if token.startswith("\u2581") else text for token, text in zip(spelled, texts, strict=True)]
+
     def _token_of(self, skip_special_tokens: bool) -> Callable[[int], str | None]:
         lookup, hidden = self._backend.id_to_token, self.special_ids if skip_special_tokens else frozenset[int]()
         return lambda token_id: None if token_id in hidden else lookup(token_id)

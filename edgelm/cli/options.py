@@ -40,8 +40,15 @@ def generation_options(function: Callable[..., None]) -> Callable[..., None]:
         text = option.help if option.range is None else f"{option.help} {option.range}"
         flag = f"--{option.name.replace('_', '-')}"
         shown = "FILE|TEXT" if option.name in _TEXTS else None
-        add = click.option(flag, option.name, type=option.type, multiple=option.multiple, help=text, metavar=shown)
-        function = add(function)
+        kind: dict[str, Any] = {"is_flag": True} if option.choices == ("false", "true") else {"type": option.type}
+        settings: dict[str, Any] = {
+            "default": None,
+            "multiple": option.multiple,
+            "help": text,
+            "metavar": shown,
+            **kind,
+        }
+        function = click.option(flag, option.name, **settings)(function)
     return function
 
 

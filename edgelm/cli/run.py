@@ -76,6 +76,8 @@ def command(
     """
     if raw and system is not None:
         raise click.UsageError("--system needs the chat template, which --raw leaves out")
+    if options["logprobs"] is not None and not as_json and output is None:
+        raise click.UsageError("--logprobs are shown only with --json")
     given, mixed = given_options(options), _set(system=system, raw=raw)
     if batch is not None:
         if output is None:

@@ -40,6 +40,30 @@ def test_json_prints_one_object_an_input(package: Path) -> None:
     assert objects[0]["metrics"]["new_tokens"] == len(objects[0]["token_ids"])
 
 
+def test_json_tells_log_probabilities_where_they_are_asked_for(package: Path, model: DecoderModel) -> None:
+    result = run("run", package, "one", "--raw", "--json", "--logprobs", "2", "--echo", *SHORT)
+    found = json.loads(result.stdout)
+    done = model.generate("one", temperature=0, max_new_tokens=8, logprobs=2, echo=True)
+    assert done.logprobs is not None
+    assert (found["text"], found["token_ids"]) == (done.text, done.token_ids)
+    assert found["logprobs"][-1] == {
+        "token_id": done.token_ids[-1],
+        "logprob": pytest.approx(done.logprobs[-1].logprob, abs=1e-4),
+        "top": [[token, pytest.approx(value, abs=1e-4)] for token, value in done.logprobs[-1].top],
+    }
+    assert found["logprobs"][0] == {"token_id": done.token_ids[0], "logprob": None, "top": []}
+    refused = run("run", package, "one", "--logprobs", "2", *SHORT)
+    assert refused.exit_code == 2
+    assert "--logprobs are shown only with --json" in refused.stderr
+
+
+def test_options_with_texts_and_pairs_may_be_given_again(package: Path) -> None:
+    result = run("run", package, "one", "--json", *SHORT, "--logit-bias", "44=1e5", "--logit-bias", "45=-1")
+    assert set(json.loads(result.stdout)["token_ids"]) == {44}
+    result = run("run", package, "one", "--json", *SHORT, "--logit-bias", "44=1e5", "--stop-token-ids", "44")
+    assert json.loads(result.stdout)["finish_reason"] == "stop"
+
+
 def test_lines_of_standard_input_are_inputs(package: Path) -> None:
     result = run("run", package, "--json", *SHORT, input="one\n\ntwo\n")
     assert [json.loads(line)["input"] for line in result.stdout.splitlines()] == ["one", "two"]
