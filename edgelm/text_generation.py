@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self, cast, overload
 
 import numpy as np
@@ -23,6 +24,7 @@ from edgelm.providers import Provider
 from edgelm.rows import decoder_rows
 from edgelm.scheduler import CLOSED, Scheduler
 from edgelm.session import Program
+from edgelm.state_file import read_state, write_state
 from edgelm.tokenizer import Tokenizer
 from edgelm.tools import Wish, find_dialect, read_wish
 
@@ -211,6 +213,26 @@ class DecoderModel:
     def decoder(self, batch: int, adapter: str | None = None) -> DecoderRows:
         """The loop on ids with a cache of its own, for callers that bring their own loop."""
         return self._rows(batch, self.max_length, adapter)
+
+    def save_state(self, path: str | Path) -> None:
+        """Writes what is kept of earlier requests into a file, so that another process can go on from there.
+
+        Raises:
+            StateError: the file cannot be written.
+        """
+        with self._prefixes.rows() as rows:
+            write_state(Path(path), self.package.digest, rows)
+
+    def load_state(self, path: str | Path) -> None:
+        """Takes over what `save_state` wrote with the same package, as if the requests had been made here, just now.
+
+        Raises:
+            StateError: the file cannot be read, is damaged, or was written with another package.
+            ContextOverflow: it holds a longer sequence than the model was loaded for.
+        """
+        manifest = self.package.manifest
+        for row in read_state(Path(path), self.package.digest, manifest.vocab_size, lambda n: self._rows(1, n)):
+            self._prefixes.put(row)
 
     def close(self) -> None:
         """Cancels all requests, and frees the program and what was kept; every later call is an error.
