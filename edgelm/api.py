@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgelm.errors import CheckpointError, ManifestError
+from edgelm.errors import CheckpointError, InvalidOption, ManifestError
 
 if TYPE_CHECKING:
     from edgelm.package import Package
@@ -34,7 +34,15 @@ def export(source: str | Path, out: str | Path, **options: Any) -> Package:
     return pipeline.export(source, out, pipeline.export_options(options))
 
 
-def load(package: str | Path, device: str = "auto", threads: int | None = None, max_length: int | None = None) -> Any:
+def load(
+    package: str | Path,
+    device: str = "auto",
+    threads: int | None = None,
+    max_length: int | None = None,
+    *,
+    max_batch: int | None = None,
+    prefix_cache_mib: int | None = None,
+) -> Any:
     """Loads a package.
 
     Args:
@@ -43,6 +51,8 @@ def load(package: str | Path, device: str = "auto", threads: int | None = None, 
         threads: threads inside an operator; None leaves the choice to ONNX Runtime.
         max_length: most positions of prompt and new tokens together; None allows the package's whole context. Memory is
             taken as sequences grow, so a large value costs nothing by itself.
+        max_batch: of a decoder: most requests that are answered at the same time (8); the others wait.
+        prefix_cache_mib: of a decoder: most memory for what earlier requests computed, in MiB (512); 0 keeps nothing.
 
     Raises:
         PackageError: the package cannot be opened.
@@ -61,7 +71,11 @@ def load(package: str | Path, device: str = "auto", threads: int | None = None, 
     if family not in kinds:
         raise ManifestError(f"{opened.path} is of family {family!r}; this edgelm runs {' and '.join(kinds)}, update it")
     provider = find_provider(device, package_device=opened.manifest.device)
-    return kinds[family](opened, provider, threads=threads, max_length=max_length)
+    options = {"max_batch": max_batch, "prefix_cache_mib": prefix_cache_mib}
+    given = {name: value for name, value in options.items() if value is not None}
+    if given and family != "decoder":
+        raise InvalidOption(f"{' and '.join(given)}: only a decoder takes that, and {opened.path} is an {family}")
+    return kinds[family](opened, provider, threads=threads, max_length=max_length, **given)
 
 
 def find_package(package: str | Path) -> Path:

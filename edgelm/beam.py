@@ -93,6 +93,13 @@ class BeamSearch:
             raise GenerationError(nothing_left(self._start + self._length - 1))
         return Choice() if self._is_over(going_on) else self._go_on(going_on)
 
+    def cancel(self) -> None:
+        """Ends the search as it stands: beams under way count as sequences, behind those that are complete."""
+        length = max(1, self._length)
+        for beam in self._beams[: self._config.num_beams - len(self.found)]:
+            score = beam.total / length**self._config.length_penalty
+            self.found.append(Hypothesis(beam.ids[self._start :], score, "cancelled"))
+
     def _candidates(self, logits: Logits, log_probabilities: Logits | None) -> list[_Candidate]:
         """The best continuations of all beams together, best first."""
         found: list[tuple[float, int, int]] = []

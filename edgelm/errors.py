@@ -15,6 +15,7 @@ EdgeLMError
 ├── ProviderError               ONNX Runtime or an execution provider is missing, doubled or refuses
 ├── GenerationError             a request to a loaded model
 │   ├── ContextOverflow         prompt plus new tokens exceed the context
+│   ├── StateError              a state file is damaged, or of another package
 │   └── InvalidOption           an unknown option, or a value out of range
 └── VerificationError           an export that disagrees with itself or with its source
 """
@@ -78,6 +79,10 @@ class GenerationError(EdgeLMError):
 
 class ContextOverflow(GenerationError):
     """The prompt does not fit into the context."""
+
+
+class StateError(GenerationError):
+    """A state file cannot be used."""
 
 
 class InvalidOption(GenerationError):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgelm import search
@@ -14,8 +13,9 @@ from edgelm.errors import InvalidOption
 from edgelm.generation_config import GenerationConfig
 from edgelm.logprobs import TokenLogprob, token_logprob
 from edgelm.metrics import Metrics, Recorder
+from edgelm.protocols import Logits, Rows
 from edgelm.sampling import Sampler, processors
-from edgelm.search import Choice, Logits, Rows
+from edgelm.search import Choice
 from edgelm.stopping import Limits, StopState
 from edgelm.tokenizer import Tokenizer
 
@@ -33,9 +33,9 @@ class Generation:
     """A finished generation. `token_ids` are the new tokens, without end token; with `echo`, after those of the prompt.
 
     `finish_reason` is "stop" (an end token, a stop text, the end of a grammar), "length" (max_new_tokens, or the context is
-    full), "time" (max_time), "criterion" (stopping_criteria) or "tool_calls" (a chat that was given tools asks for those in
-    `tool_calls`; `text` has them as they were written). `logprobs` has an entry for each of `token_ids`; without the option of
-    that name there is none.
+    full), "time" (max_time), "criterion" (stopping_criteria), "cancelled" (somebody ended it) or "tool_calls" (a chat that was
+    given tools asks for those in `tool_calls`; `text` has them as they were written). `logprobs` has an entry for each of
+    `token_ids`; without the option of that name there is none.
 
     `score` is what beam search ranks by: the sum of the log probabilities, end token included, over their number to the
     power of length_penalty. Without beams there is none.
@@ -82,6 +82,18 @@ class Request:
         return self.ids if self.source is None else self.source
 
 
+def replies(
+    requests: Sequence[Request], config: GenerationConfig, tokenizer: Tokenizer, vocab_size: int, limit: int
+) -> list[Reply]:
+    """What is to be generated for each request by a program of that vocabulary, in rows of at most `limit` positions.
+
+    Raises:
+        InvalidOption: a forced id that the vocabulary does not have.
+    """
+    job = _Job(config, tokenizer, vocab_size, limit)
+    return [Reply(job, request) for request in requests]
+
+
 def generate(
     decoder: Rows, requests: Sequence[Request], config: GenerationConfig, tokenizer: Tokenizer
 ) -> list[list[Generation]]:
@@ -93,24 +105,29 @@ def generate(
         InvalidOption: a forced id that the vocabulary does not have.
         GenerationError: damaged logits, or settings that forbid every token.
     """
-    job = _Job(decoder, config, tokenizer)
-    prompts = [request.ids for request in requests]
-    if config.num_beams > 1:
-        beams = [[_Beams(job, request)] for request in requests]
-        for _ in search.run(decoder, prompts, beams):
-            pass
-        return [one.results() for (one,) in beams]
-    lines = [[_Line(job, request, number) for number in range(config.num_return_sequences)] for request in requests]
-    for line in search.run(decoder, prompts, lines):
-        line.chunks.append(line.chunk)
-    return [[line.result() for line in group] for group in lines]
+    found = replies(requests, config, tokenizer, decoder.vocab_size, decoder.limit)
+    for _ in search.run(decoder, [reply.ids for reply in found], [reply.searches for reply in found]):
+        pass
+    return [reply.results() for reply in found]
 
 
 def stream(decoder: Rows, request: Request, config: GenerationConfig, tokenizer: Tokenizer) -> Iterator[Chunk]:
     """The same for one request and one result, piece by piece.
 
     Raises:
-        InvalidOption: settings under which the text is known only at the end, or there are several.
+        InvalidOption: settings that `check_streamable` refuses.
+    """
+    check_streamable(config)
+    (reply,) = replies([request], config, tokenizer, decoder.vocab_size, decoder.limit)
+    steps = search.run(decoder, [reply.ids], [reply.searches])
+    return (one.chunk for one in steps)
+
+
+def check_streamable(config: GenerationConfig) -> None:
+    """There is one text, and it is known before its end.
+
+    Raises:
+        InvalidOption: otherwise.
     """
     for name, value, instead in (
         ("num_beams", config.num_beams, "knows its text only at the end"),
@@ -118,14 +135,53 @@ def stream(decoder: Rows, request: Request, config: GenerationConfig, tokenizer:
     ):
         if value > 1:
             raise InvalidOption(f"{name} {value} {instead}, so it cannot be streamed: use generate, or give {name} 1")
-    lines = [[_Line(_Job(decoder, config, tokenizer), request, 0)]]
-    return (line.chunk for line in search.run(decoder, [request.ids], lines))
+
+
+class Reply:
+    """What is generated for one request: the searches that begin after its prompt, and their results.
+
+    Attributes:
+        ids: the prompt.
+        searches: what a loop is to run.
+        width: most rows that they take.
+        several: there may be more results than one.
+        positions: most positions that a row of theirs takes.
+    """
+
+    def __init__(self, job: _Job, request: Request) -> None:
+        config, self.ids = job.config, request.ids
+        if config.num_beams > 1:
+            self.searches: Sequence[_Line | _Beams] = [_Beams(job, request)]
+        else:
+            self.searches = [_Line(job, request, number) for number in range(config.num_return_sequences)]
+        self.width = max(config.num_beams, config.num_return_sequences)
+        self.several = config.num_return_sequences > 1
+        self.positions = job.span(request).end - 1  # the last token is never fed
+
+    def begin(self, cached_tokens: int) -> None:
+        """The prompt is fed from now on, but for so many tokens that are in the cache."""
+        for one in self.searches:
+            one.begin(cached_tokens)
+
+    def cancel(self) -> None:
+        """Ends what is not over as it stands."""
+        for one in self.searches:
+            one.cancel()
+
+    @property
+    def chunk(self) -> Chunk:
+        """The latest piece of the text, where there is one text."""
+        return self.searches[0].chunk
+
+    def results(self) -> list[Generation]:
+        """All of them, best first, once every search is over."""
+        return [result for one in self.searches for result in one.results()]
 
 
 class _Job:
     """What all sequences of one call share."""
 
-    def __init__(self, decoder: Rows, config: GenerationConfig, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: GenerationConfig, tokenizer: Tokenizer, vocab_size: int, limit: int) -> None:
         if config.dry_multiplier:
             config = config.replace(dry_sequence_breakers=tokenizer.ids_with(config.dry_sequence_breakers))
         self.config = config
@@ -136,8 +192,8 @@ class _Job:
             self.grammar = compile_grammar(config, tokenizer.vocabulary).processor
             tokenizer = tokenizer.verbatim()
         self.tokenizer = tokenizer
-        self.vocab_size = decoder.vocab_size
-        self._limit = decoder.limit
+        self.vocab_size = vocab_size
+        self._limit = limit
 
     def span(self, request: Request) -> Span:
         """A request's bounds."""
@@ -151,8 +207,8 @@ class _Line:
 
     def __init__(self, job: _Job, request: Request, number: int) -> None:
         span = job.span(request)
-        self.chunks: list[Chunk] = []
         self.chunk = Chunk("")
+        self._chunks: list[Chunk] = []
         self._ids = list(request.ids)
         self._config = job.config
         self._end_tokens = frozenset(job.config.end_token_ids)
@@ -168,6 +224,10 @@ class _Line:
         self._stop = StopState(job.config, stream)
         self._limits = Limits(job.config, span.end)
 
+    def begin(self, cached_tokens: int) -> None:
+        """Notes when the prompt is fed."""
+        self._recorder.begin(cached_tokens)
+
     def accept(self, logits: Logits, log_probabilities: Logits | None = None) -> Choice:
         """Draws the next token from the logits [1, vocab_size]; `chunk` is the text that this settles."""
         if not self._prefilled:
@@ -181,24 +241,36 @@ class _Line:
             if self._config.logprobs is not None:
                 self._told.append(token_logprob(logits[0], token, self._config.logprobs))
         reason = finish or self._limits.reached(self._ids, text)
-        text, self._echoed = self._echoed + text, ""
-        told, self._told = self._told if self._config.logprobs is not None else None, []
-        if reason is None:
-            self.chunk = Chunk(text, logprobs=told)
-            return Choice((0,), (token,))
+        if reason is not None:
+            self._end(text, reason)
+            return Choice()
+        self._add(Chunk(text))
+        return Choice((0,), (token,))
+
+    def cancel(self) -> None:
+        """Ends it as it stands, if it is not over."""
+        if self.chunk.finish_reason is None:
+            self._end("", "cancelled")
+
+    def results(self) -> list[Generation]:
+        """The one there is, when it is over."""
+        last: Any = self.chunk
+        text = "".join([chunk.text for chunk in self._chunks])
+        told = [one for chunk in self._chunks for one in chunk.logprobs or ()]
+        logprobs = None if self._config.logprobs is None else told
+        return [Generation(text, last.token_ids, last.finish_reason, last.metrics, logprobs)]
+
+    def _end(self, text: str, reason: str) -> None:
         text += self._stop.finish_text()
         # The held-back rest may complete a stop string after all.
-        new = self._ids[self._begin :]
-        self.chunk = Chunk(text, self._stop.finish or reason, new, self._recorder.finish(), told)
-        return Choice()
+        self._add(Chunk(text, self._stop.finish or reason, self._ids[self._begin :], self._recorder.finish()))
 
-    def result(self) -> Generation:
-        """The whole, when it is over."""
-        last: Any = self.chunk
-        text = "".join([chunk.text for chunk in self.chunks])
-        told = [one for chunk in self.chunks for one in chunk.logprobs or ()]
-        logprobs = None if self._config.logprobs is None else told
-        return Generation(text, last.token_ids, last.finish_reason, last.metrics, logprobs)
+    def _add(self, chunk: Chunk) -> None:
+        """A piece, with the prompt before the first one where it is wanted, and what is told of its tokens."""
+        told, self._told = self._told if self._config.logprobs is not None else None, []
+        self.chunk = replace(chunk, text=self._echoed + chunk.text, logprobs=told)
+        self._echoed = ""
+        self._chunks.append(self.chunk)
 
 
 class _Beams:
@@ -206,12 +278,18 @@ class _Beams:
 
     def __init__(self, job: _Job, request: Request) -> None:
         span, self._job = job.span(request), job
+        self.chunk = Chunk("")  # nothing is known before the end
         limits = constraints(job.config, span, job.vocab_size, job.grammar)
         changes = processors(job.config, job.vocab_size, limits)
         self._search = BeamSearch(job.config, request.ids, span.room, changes)
         self._recorders = [Recorder(len(request.answered)) for _ in range(job.config.num_return_sequences)]
         self._steps = 0
         self._results: list[Generation] = []
+
+    def begin(self, cached_tokens: int) -> None:
+        """Notes when the prompt is fed."""
+        for recorder in self._recorders:
+            recorder.begin(cached_tokens)
 
     def accept(self, logits: Logits, log_probabilities: Logits | None = None) -> Choice:
         """Passes on; the results are made when the search is over, for the clock runs."""
@@ -224,13 +302,22 @@ class _Beams:
             for recorder in self._recorders:
                 recorder.token()
         if not choice.tokens:
-            pairs = zip(self._search.found, self._recorders, strict=False)
-            self._results = [self._result(hypothesis, recorder) for hypothesis, recorder in pairs]
+            self._finish()
         return choice
+
+    def cancel(self) -> None:
+        """Ends it as it stands, if it is not over."""
+        if not self._results:
+            self._search.cancel()
+            self._finish()
 
     def results(self) -> list[Generation]:
         """The best sequences, best first."""
         return self._results
+
+    def _finish(self) -> None:
+        pairs = zip(self._search.found, self._recorders, strict=False)
+        self._results = [self._result(hypothesis, recorder) for hypothesis, recorder in pairs]
 
     def _result(self, hypothesis: Hypothesis, recorder: Recorder) -> Generation:
         # Steps that a longer, worse sequence took are time spent on this one's tokens.
@@ -238,6 +325,6 @@ class _Beams:
             recorder.token()
         metrics = recorder.finish()
         if not hypothesis.tokens:
-            metrics = dataclasses.replace(metrics, new_tokens=0, ttft_ms=None)
+            metrics = replace(metrics, new_tokens=0, ttft_ms=None)
         text = self._job.tokenizer.decode(hypothesis.tokens)
         return Generation(text, hypothesis.tokens, hypothesis.finish_reason, metrics, score=hypothesis.score)

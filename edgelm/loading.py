@@ -27,6 +27,16 @@ def length_limit(package: Package, max_length: int | None) -> int:
     return max_length or allowed
 
 
+def check_least(name: str, number: int, least: int) -> None:
+    """A number may not be below `least`.
+
+    Raises:
+        InvalidOption: it is.
+    """
+    if number < least:
+        raise InvalidOption(f"{name} {number} is below {least}")
+
+
 def load_program(package: Package, name: str, provider: Provider, threads: int | None) -> Program:
     """Loads a program while the digests of all files are checked.
 
@@ -35,8 +45,8 @@ def load_program(package: Package, name: str, provider: Provider, threads: int |
         DigestError: a file of the package was changed.
         ProviderError: ONNX Runtime refuses the graph, or computes something else than the export counted on.
     """
-    if threads is not None and threads < 1:
-        raise InvalidOption(f"threads {threads} is below 1")
+    if threads is not None:
+        check_least("threads", threads, 1)
     with ThreadPoolExecutor(1) as pool:
         checked = pool.submit(package.verify_digests)
         try:

@@ -170,6 +170,12 @@ class Package:
         return self.path / self.manifest.programs[name]
 
     @property
+    def digest(self) -> str:
+        """SHA-256 over the names and digests of all files, which tells two packages apart."""
+        entries = {name: entry["sha256"] for name, entry in self.manifest.files.items()}
+        return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+    @property
     def size(self) -> int:
         """Bytes of all files, without the manifest."""
         return sum(entry["size"] for entry in self.manifest.files.values())

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from edgelm import signature, tasks
 from edgelm.encode import Encoder, Row
 from edgelm.package import Manifest
+from edgelm.protocols import Rows
 from edgelm.rows import DECODER, ENCODER, decoder_rows, seq2seq
-from edgelm.search import Rows
 from edgelm.session import Program
 
 Logits = NDArray[np.float32]

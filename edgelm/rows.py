@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgelm.adapters import AdapterMemory, Factors, no_adapter
-from edgelm.decode import Decoder, DecoderRows
+from edgelm.decode import Decoder
 from edgelm.encode import Encoder
 from edgelm.growing import GrowingDecoder
 from edgelm.growing_seq2seq import GrowingSeq2Seq
 from edgelm.package import Manifest
+from edgelm.protocols import DecoderRows
 from edgelm.seq2seq import Seq2Seq
 from edgelm.session import Program
 

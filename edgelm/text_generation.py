@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast, overload
+from pathlib import Path
+from typing import Any, Self, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +13,26 @@ from numpy.typing import NDArray
 from edgelm import generation
 from edgelm.adapters import Adapters
 from edgelm.chat import ChatTemplate
-from edgelm.decode import PREFILL_CHUNK, DecoderRows
+from edgelm.decode import PREFILL_CHUNK
 from edgelm.errors import ContextOverflow, GenerationError, InvalidOption
 from edgelm.generation import Chunk, Generation, Request
 from edgelm.generation_config import GenerationConfig
-from edgelm.loading import length_limit, load_program
+from edgelm.handle import Delivery, GenerationHandle
+from edgelm.loading import check_least, length_limit, load_program
 from edgelm.logprobs import TokenLogprob, log_probabilities, token_logprobs
 from edgelm.package import Package
+from edgelm.prefix_cache import PrefixCache
+from edgelm.protocols import DecoderRows
 from edgelm.providers import Provider
 from edgelm.rows import decoder_rows
+from edgelm.scheduler import CLOSED, Scheduler
+from edgelm.session import Program
+from edgelm.state_file import read_state, write_state
 from edgelm.tokenizer import Tokenizer
 from edgelm.tools import Wish, find_dialect, read_wish
+
+MAX_BATCH = 8
+PREFIX_CACHE_MIB = 512
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
@@ -32,21 +42,37 @@ _CHUNK_LOGITS = 2**24
 
 
 class DecoderModel:
-    """A loaded decoder. Calls are independent of each other: each has its own cache."""
+    """A loaded decoder. Any thread may call it: all requests share one queue and one running batch (scheduler.py).
+
+    A request's tokens do not depend on the others. What earlier requests computed is kept, so a prompt that begins like one
+    of them, or goes on from its answer, is only read from there on.
+    """
 
     def __init__(
-        self, package: Package, provider: Provider, *, threads: int | None = None, max_length: int | None = None
+        self,
+        package: Package,
+        provider: Provider,
+        *,
+        threads: int | None = None,
+        max_length: int | None = None,
+        max_batch: int = MAX_BATCH,
+        prefix_cache_mib: int = PREFIX_CACHE_MIB,
     ) -> None:
         """Loads the program and the tokenizer while the files' digests are checked.
 
         Raises:
-            InvalidOption: max_length is outside 1..context_length, or threads below 1.
+            InvalidOption: max_length is outside 1..context_length, threads or max_batch below 1, or prefix_cache_mib below 0.
             DigestError: a file of the package was changed.
         """
         self.package = package
         self.max_length = length_limit(package, max_length)
-        self._program = load_program(package, "decoder", provider, threads)
-        self._adapters = Adapters(package, self._program)
+        check_least("max_batch", max_batch, 1)
+        check_least("prefix_cache_mib", prefix_cache_mib, 0)
+        program = load_program(package, "decoder", provider, threads)
+        self._loaded: Program | None = program
+        self._adapters = Adapters(package, program)
+        self._prefixes = PrefixCache(prefix_cache_mib * 2**20)
+        self._scheduler = Scheduler(self._new_row, self.max_length, max_batch=max_batch, prefixes=self._prefixes)
         self.tokenizer = Tokenizer.from_folder(package.path)
         self.chat_template = ChatTemplate.from_folder(package.path, self.tokenizer.special_tokens)
         self.defaults = GenerationConfig.from_checkpoint(package.manifest.generation)
@@ -69,7 +95,7 @@ class DecoderModel:
     def generate(
         self, prompt: Prompt | list[str] | list[list[int]], *, adapter: str | None = None, **options: Any
     ) -> Any:
-        """Continues a prompt as it stands, or a list of prompts as one batch.
+        """Continues a prompt as it stands, or each of a list of prompts, which are answered side by side.
 
         Args:
             prompt: text or token ids (ids are used as they are), or a list of either.
@@ -84,25 +110,40 @@ class DecoderModel:
             InvalidOption: an unknown option, a value out of range, options that contradict each other, an unknown token
                 id or adapter, or an empty prompt.
             ContextOverflow: a prompt that leaves no room for a new token.
+            GenerationError: damaged logits, settings that forbid every token, or a model that was closed.
         """
-        config = self.defaults.replace(**options)
         single = isinstance(prompt, str) or not _is_batch(prompt)
         prompts = [cast(Prompt, prompt)] if single else cast(Sequence[Prompt], prompt)
-        requests = [self._request(one, config, adapter) for one in prompts]
-        found = generation.generate(self.decoder(len(requests), adapter), requests, config, self.tokenizer)
-        results = found if config.num_return_sequences > 1 else [one for (one,) in found]
+        handles = self._submit(prompts, adapter, options)
+        try:
+            results = [handle.result() for handle in handles]
+        finally:  # an error of one, or Ctrl-C, ends all
+            for handle in handles:
+                handle.cancel()
         return results[0] if single else results
+
+    def submit(self, prompt: Prompt, *, adapter: str | None = None, **options: Any) -> GenerationHandle:
+        """Puts the request of `generate` for one prompt into the queue and returns at once.
+
+        Raises:
+            as for `generate`.
+        """
+        (handle,) = self._submit([prompt], adapter, options)
+        return handle
 
     def stream(self, prompt: Prompt, *, adapter: str | None = None, **options: Any) -> Iterator[Chunk]:
         """The same as `generate` for one prompt and one result, piece by piece. Bad options raise at once.
+
+        Work begins with the first piece that is asked for, and goes on while the caller does something else. Closing the
+        iterator cancels the rest.
 
         Raises:
             InvalidOption: beams, whose text is known only at the end; and as for `generate`.
         """
         config = self.defaults.replace(**options)
-        return generation.stream(
-            self.decoder(1, adapter), self._request(prompt, config, adapter), config, self.tokenizer
-        )
+        generation.check_streamable(config)
+        (delivery,) = self._deliveries([prompt], adapter, config)
+        return self._stream(delivery)
 
     @overload
     def chat(
@@ -200,9 +241,79 @@ class DecoderModel:
 
     def decoder(self, batch: int, adapter: str | None = None) -> DecoderRows:
         """The loop on ids with a cache of its own, for callers that bring their own loop."""
+        return self._rows(batch, self.max_length, adapter)
+
+    def save_state(self, path: str | Path) -> None:
+        """Writes what is kept of earlier requests into a file, so that another process can go on from there.
+
+        Raises:
+            StateError: the file cannot be written.
+        """
+        with self._prefixes.rows() as rows:
+            write_state(Path(path), self.package.digest, rows)
+
+    def load_state(self, path: str | Path) -> None:
+        """Takes over what `save_state` wrote with the same package, as if the requests had been made here, just now.
+
+        Raises:
+            StateError: the file cannot be read, is damaged, or was written with another package.
+            ContextOverflow: it holds a longer sequence than the model was loaded for.
+        """
+        manifest = self.package.manifest
+        for row in read_state(Path(path), self.package.digest, manifest.vocab_size, lambda n: self._rows(1, n)):
+            self._prefixes.put(row)
+
+    def close(self) -> None:
+        """Cancels all requests, and frees the program and what was kept; every later call is an error.
+
+        The model may be used in a `with` statement instead, which closes it at the end.
+        """
+        self._scheduler.close()
+        self._prefixes.clear()
+        self._loaded = None
+
+    def __enter__(self) -> Self:
+        """The model itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Closes it."""
+        self.close()
+
+    @property
+    def _program(self) -> Program:
+        if self._loaded is None:
+            raise GenerationError(CLOSED)
+        return self._loaded
+
+    def _rows(self, batch: int, limit: int, adapter: str | None) -> DecoderRows:
         factors = None if adapter is None else self._adapters.factors(adapter)
-        manifest, limit = self.package.manifest, self.max_length
-        return decoder_rows(manifest, self._program, batch=batch, limit=limit, adapter=factors)
+        return decoder_rows(self.package.manifest, self._program, batch=batch, limit=limit, adapter=factors)
+
+    def _new_row(self, positions: int, adapter: str | None) -> DecoderRows:
+        return self._rows(1, positions, adapter)
+
+    def _submit(
+        self, prompts: Sequence[Prompt], adapter: str | None, options: Mapping[str, Any]
+    ) -> list[GenerationHandle]:
+        deliveries = self._deliveries(prompts, adapter, self.defaults.replace(**options))
+        self._scheduler.submit(deliveries)
+        return [GenerationHandle(delivery, self._scheduler.cancel) for delivery in deliveries]
+
+    def _deliveries(self, prompts: Sequence[Prompt], adapter: str | None, config: GenerationConfig) -> list[Delivery]:
+        if adapter is not None:
+            self._adapters.factors(adapter)  # which says at once if there is none of that name
+        requests = [self._request(one, config, adapter) for one in prompts]
+        vocab_size = self.package.manifest.vocab_size
+        replies = generation.replies(requests, config, self.tokenizer, vocab_size, self.max_length)
+        return [Delivery(reply, adapter) for reply in replies]
+
+    def _stream(self, delivery: Delivery) -> Iterator[Chunk]:
+        self._scheduler.submit([delivery])
+        try:
+            yield from GenerationHandle(delivery, self._scheduler.cancel)
+        finally:
+            self._scheduler.cancel(delivery)
 
     def _wish(self, tools: Any, tool_choice: Any, response_format: Any) -> Wish:
         source = "" if self.chat_template is None else self.chat_template.tool_source

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.decode import DecoderRows
 from edgelm.errors import VerificationError
+from edgelm.protocols import DecoderRows
 
 Logits = NDArray[np.float32]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from edgelm import signature, tasks
-from edgelm.decode import DecoderRows
 from edgelm.encode import Encoder, Row
 from edgelm.errors import InvalidOption, ProviderError
 from edgelm.generation_config import GenerationConfig
 from edgelm.package import Package
 from edgelm.progress import progress
+from edgelm.protocols import DecoderRows
 from edgelm.providers import Provider
 from edgelm.recorded_run import record
 from edgelm.rows import ENCODER, decoder_rows, seq2seq

@@ -75,7 +75,7 @@ def test_rows_of_different_lengths_go_on_from_their_parents(model: DecoderModel)
         decoder.reorder(parents)
         rows = [[*rows[parent], int(rng.integers(3, VOCAB))] for parent in parents]
         assert_close(decoder.step([row[-1] for row in rows]), last(rows))
-        assert decoder.lengths == [len(row) for row in rows]
+        assert decoder.ids == rows
         assert decoder.batch == len(rows)
 
 
@@ -100,7 +100,7 @@ def test_a_row_that_is_fed_more_leaves_its_group(model: DecoderModel) -> None:
     for _ in decoder.start([[5], [9]]):
         pass
     assert_close(decoder.prefill(1, [7, 8])[None], last([[9, 7, 8]]))
-    assert decoder.lengths == [1, 3]
+    assert decoder.ids == [[5], [9, 7, 8]]
     assert_close(decoder.step([3, 4]), last([[5, 3], [9, 7, 8, 4]]))
 
 
