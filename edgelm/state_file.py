@@ -18,19 +18,23 @@ from typing import IO, Any, cast
 import numpy as np
 
 from edgelm.errors import StateError
+from edgelm.prefix_cache import Kept
 from edgelm.protocols import DecoderRows
+
+NewRow = Callable[[int, str | None], DecoderRows]
 
 _MAGIC = b"edgelm state 1\n"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
-def write_state(path: Path, package: str, rows: Sequence[DecoderRows]) -> None:
-    """Writes decoders of one row each; the file appears under its name when it is complete.
+def write_state(path: Path, package: str, rows: Sequence[Kept]) -> None:
+    """Writes rows; the file appears under its name when it is complete.
 
     Raises:
         StateError: the file cannot be written.
     """
-    header = json.dumps({"package": package, "rows": [row.ids[0] for row in rows]}).encode()
+    entries = [{"adapter": kept.adapter, "ids": kept.row.ids[0]} for kept in rows]
+    header = json.dumps({"package": package, "rows": entries}).encode()
     head = _MAGIC + len(header).to_bytes(8, "little") + header
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
@@ -49,8 +53,8 @@ def write_state(path: Path, package: str, rows: Sequence[DecoderRows]) -> None:
         raise StateError(f"{path} cannot be written: {error}") from error
 
 
-def read_state(path: Path, package: str, vocab_size: int, new_row: Callable[[int], DecoderRows]) -> list[DecoderRows]:
-    """The rows of a file, each in a decoder that `new_row` makes for its number of positions.
+def read_state(path: Path, package: str, vocab_size: int, new_row: NewRow) -> list[Kept]:
+    """The rows of a file, each in a decoder that `new_row` makes for its number of positions and its adapter.
 
     Raises:
         StateError: the file cannot be read, is damaged, or was written with another package.
@@ -65,30 +69,29 @@ def read_state(path: Path, package: str, vocab_size: int, new_row: Callable[[int
         raise StateError(f"{path} is damaged ({error}); save the state again") from error
 
 
-def _parts(head: bytes, rows: Sequence[DecoderRows]) -> Iterator[bytes]:
+def _parts(head: bytes, rows: Sequence[Kept]) -> Iterator[bytes]:
     yield head
-    for row in rows:
-        for array in row.held(0):
+    for kept in rows:
+        for array in kept.row.held(0):
             yield array.tobytes()
 
 
-def _read(
-    file: IO[bytes], path: Path, package: str, vocab_size: int, new_row: Callable[[int], DecoderRows]
-) -> list[DecoderRows]:
+def _read(file: IO[bytes], path: Path, package: str, vocab_size: int, new_row: NewRow) -> list[Kept]:
     if file.read(len(_MAGIC)) != _MAGIC:
         raise StateError(f"{path} is no state that this edgelm wrote; save one with save_state")
     _check_digest(file, path)
     header = cast(dict[str, Any], json.loads(_exactly(file, int.from_bytes(_exactly(file, 8), "little"))))
     if header["package"] != package:
         raise StateError(f"{path} was saved with another package; load that one, or start without a state")
-    rows: list[DecoderRows] = []
-    for ids in header["rows"]:
+    rows: list[Kept] = []
+    for entry in header["rows"]:
+        ids, adapter = entry["ids"], entry["adapter"]
         if not ids or not all(type(token) is int and 0 <= token < vocab_size for token in ids):
             raise ValueError("a row is empty, or has ids that the vocabulary does not")
-        row = new_row(len(ids))
+        row = new_row(len(ids), adapter)
         for array in row.hold(ids):
             array[...] = np.frombuffer(_exactly(file, array.nbytes), array.dtype).reshape(array.shape)
-        rows.append(row)
+        rows.append(Kept(row, adapter))
     _exactly(file, _DIGEST_BYTES)
     if file.read(1):
         raise ValueError("it is longer than its rows")

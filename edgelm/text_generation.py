@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgelm import generation
 from edgelm.adapters import Adapters
+from edgelm.cache import check_room
 from edgelm.chat import ChatTemplate
 from edgelm.decode import PREFILL_CHUNK
 from edgelm.errors import ContextOverflow, GenerationError, InvalidOption
@@ -260,8 +261,8 @@ class DecoderModel:
             ContextOverflow: it holds a longer sequence than the model was loaded for.
         """
         manifest = self.package.manifest
-        for row in read_state(Path(path), self.package.digest, manifest.vocab_size, lambda n: self._rows(1, n)):
-            self._prefixes.put(row)
+        for kept in read_state(Path(path), self.package.digest, manifest.vocab_size, self._new_row):
+            self._prefixes.put(kept.row, kept.adapter)
 
     def close(self) -> None:
         """Cancels all requests, and frees the program and what was kept; every later call is an error.
@@ -291,6 +292,7 @@ class DecoderModel:
         return decoder_rows(self.package.manifest, self._program, batch=batch, limit=limit, adapter=factors)
 
     def _new_row(self, positions: int, adapter: str | None) -> DecoderRows:
+        check_room(positions, self.max_length)
         return self._rows(1, positions, adapter)
 
     def _submit(
