@@ -96,7 +96,8 @@ class BeamSearch:
     def cancel(self) -> None:
         """Ends the search as it stands: beams under way count as sequences, behind those that are complete."""
         length = max(1, self._length)
-        for beam in self._beams[: self._config.num_beams - len(self.found)]:
+        best = sorted(self._beams, key=lambda beam: -beam.total)
+        for beam in best[: self._config.num_beams - len(self.found)]:
             score = beam.total / length**self._config.length_penalty
             self.found.append(Hypothesis(beam.ids[self._start :], score, "cancelled"))
 

@@ -145,7 +145,8 @@ class GrowingDecoder:
     def truncate(self, row: int, length: int) -> None:
         """Forgets what a row was fed beyond `length` tokens."""
         group = self._alone(row)
-        group.past = {name: value(given.numpy()[:, :, :length]) for name, given in group.past.items()}
+        # Copies, since the memory of what is cut ends with its value.
+        group.past = {name: value(given.numpy()[:, :, :length].copy()) for name, given in group.past.items()}
         group.length = min(group.length, length)
         del self.ids[row][length:]
 
