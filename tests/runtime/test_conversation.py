@@ -15,7 +15,7 @@ from edgelm.generation import Chunk
 from edgelm.generation_config import GenerationConfig
 from edgelm.metrics import Metrics
 
-METRICS = Metrics(1, 2, None, None, None, None, None)
+METRICS = Metrics(1, 0, 2, None, None, None, None, None)
 
 
 class Echo:
