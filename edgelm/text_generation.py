@@ -21,6 +21,7 @@ from edgelm.generation_config import GenerationConfig
 from edgelm.handle import Delivery, GenerationHandle
 from edgelm.loading import check_least, length_limit, load_program
 from edgelm.logprobs import TokenLogprob, log_probabilities, token_logprobs
+from edgelm.long_chat import Message, recent_turns
 from edgelm.package import Package
 from edgelm.prefix_cache import PrefixCache
 from edgelm.protocols import DecoderRows
@@ -36,7 +37,6 @@ MAX_BATCH = 8
 PREFIX_CACHE_MIB = 512
 
 Prompt = str | Sequence[int]
-Message = Mapping[str, Any]
 
 # Logits of one chunk of a text that is scored: 64 MiB.
 _CHUNK_LOGITS = 2**24
@@ -198,6 +198,27 @@ class DecoderModel:
         wish = self._wish(tools, tool_choice, response_format)
         chunks = self.stream(self._wished_ids(messages, template, wish), **wish.combined(options))
         return wish.follow(chunks) if wish.names else chunks
+
+    def fit_chat(
+        self, messages: Sequence[Message], template: Mapping[str, Any] | None = None, **options: Any
+    ) -> list[Message]:
+        """A conversation without its oldest turns where it leaves no room for an answer; nothing else ever drops any.
+
+        The system message and the last turn stay. What is dropped is more than has to be (long_chat.py), so that the next
+        turns of the chat are read from the prefix cache.
+
+        Args:
+            messages: the conversation so far.
+            template: as for `chat`.
+            options: as for `generate`; max_new_tokens is the room for an answer, at most a quarter of the context.
+
+        Raises:
+            as for `chat_ids`.
+        """
+        answer = min(self.defaults.replace(**options).max_new_tokens, self.max_length // 4)
+        return recent_turns(
+            messages, lambda some: len(self.chat_ids(some, **(template or {}))), self.max_length - answer
+        )
 
     def chat_ids(self, messages: Sequence[Message], **template: Any) -> list[int]:
         """The token ids a conversation becomes.
