@@ -93,7 +93,7 @@ def export(
         write_texts(model.checkpoint, folder)
         recipe = calibrated(recipe, model, folder, graph)
         programs = write_programs(model, recipe, provider, folder)
-        probes = write_probes(programs.values(), folder)
+        probes = write_probes(programs.values(), provider, folder)
         manifest = replace(manifest, files=digests(folder), probes=probes)
         manifest.save(folder)
         if options.verify:
