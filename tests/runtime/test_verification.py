@@ -53,9 +53,9 @@ def sound(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A package of each kind, measured."""
     checkpoint, precision = GOLDENS[request.param]
     folder = tmp_path_factory.mktemp(request.param)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgelm_export.seq2seq_quality.SOURCES", 4)
-        return edgelm.export(checkpoint(folder / "source"), folder / "out", precision=precision).path
+    (folder / "short.txt").write_text("wa zu ki, wo. " * 20)
+    options = {"precision": precision, "eval_text": folder / "short.txt"}
+    return edgelm.export(checkpoint(folder / "source"), folder / "out", **options).path
 
 
 @pytest.fixture(scope="module")
