@@ -44,6 +44,7 @@ class Manifest:
     quality: Mapping[str, Any]
     versions: Mapping[str, str]
     encoder: EncoderFacts | None = None  # of an encoder
+    weight_bytes_per_step: int | None = None  # what a decode step reads of the data file; looked-up rows do not count
     probes: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict[str, Mapping[str, Any]]
     )  # output of probes.onnx -> {"operator", "tolerance"}: a known answer of an operator, see known_answers.py
@@ -224,6 +225,9 @@ _TYPES: Mapping[str, type] = {
     "quality": dict, "versions": dict, "notes": list,
 }  # fmt: skip
 
+# Keys that not every manifest has.
+_OPTIONAL = ("format_version", "exporter", "cache", "encoder", "probes", "recorded_run", "weight_bytes_per_step")
+
 
 def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
     wrong = [key for key, kind in _TYPES.items() if not isinstance(values.get(key), kind)]
@@ -239,7 +243,10 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
     exporter = values.get("exporter", EDGELM)
     if exporter not in (EDGELM, OPTIMUM):
         raise ManifestError(f"{file}: graphs of exporter {exporter!r} are not known to this edgelm; update it")
-    named = (*_TYPES, _SEAL, "format_version", "exporter", "cache", "encoder", "probes", "recorded_run")
+    step = values.get("weight_bytes_per_step")
+    if step is not None and not (type(step) is int and step >= 0):
+        raise ManifestError(f"{file}: weight_bytes_per_step must be a count of bytes, not {step!r}; export it again")
+    named = {*_TYPES, *_OPTIONAL, _SEAL}
     extra = {key: value for key, value in values.items() if key not in named}
     cache = _read_part(values, "cache", CacheGeometry.from_manifest, file)
     encoder = _read_part(values, "encoder", EncoderFacts.from_manifest, file)
@@ -254,6 +261,7 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
         **known,
         cache=cache,
         encoder=encoder,
+        weight_bytes_per_step=step,
         probes=probes,
         recorded_run=run,
         notes=tuple(map(str, values["notes"])),

@@ -29,6 +29,7 @@ class Provider:
         pads: whether texts of different lengths may run together. On CPU padding costs what tokens cost, and texts of one length
             gain 1.2 times over texts alone.
         session_config: ONNX Runtime session configuration entries.
+        exact_products: more of them, for processors on which integer products overflow without (integer_products.py).
     """
 
     name: str
@@ -39,6 +40,7 @@ class Provider:
     bucket_tokens: int
     pads: bool
     session_config: Mapping[str, str] = field(default_factory=dict[str, str])
+    exact_products: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 PROVIDERS: Mapping[str, Provider] = {
@@ -53,10 +55,10 @@ PROVIDERS: Mapping[str, Provider] = {
         session_config={
             # A sum and its norm fused into one take 7.5 times as long as apart (rows of 768, ONNX Runtime 1.31).
             "optimization.disable_specified_optimizers": "SkipLayerNormFusion",
-            # Products of uint8 and int8 overflow 16 bits on processors with AVX2 and no VNNI, and are off by a tenth without a word.
-            # There, and only there, this takes the exact kernel, 1.3 times slower.
-            "session.x64quantprecision": "1",
         },
+        # Without it, products of uint8 and int8 are off by a tenth with AVX2 and no VNNI, without a word. The kernel it takes is 1.3
+        # times slower there, and would be up to ten times slower with AMX.
+        exact_products={"session.x64quantprecision": "1"},
     ),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import ProviderError
+from edgelm.integer_products import products_overflow
 from edgelm.providers import Provider
 
 if TYPE_CHECKING:
@@ -19,7 +21,12 @@ if TYPE_CHECKING:
 
 
 class Program:
-    """A graph loaded into ONNX Runtime; several bindings may run on it."""
+    """A graph loaded into ONNX Runtime; several bindings may run on it.
+
+    Attributes:
+        session: ONNX Runtime's.
+        bound_seconds: time spent so far in runs on bound buffers.
+    """
 
     def __init__(self, path: Path, provider: Provider, threads: int | None = None, graph: bytes | None = None) -> None:
         """Loads the graph.
@@ -35,11 +42,15 @@ class Program:
         """
         import onnxruntime  # lazy, so that `import edgelm` stays light
 
+        self.bound_seconds = 0.0
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
-        for key, value in provider.session_config.items():
+        config = dict(provider.session_config)
+        if products_overflow(provider.ort_name):
+            config.update(provider.exact_products)
+        for key, value in config.items():
             options.add_session_config_entry(key, value)
         if graph is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
@@ -75,7 +86,7 @@ class Binding:
     """Buffers bound to a program's inputs and outputs by name, kept alive here, read and written in place by `run`."""
 
     def __init__(self, program: Program) -> None:
-        self._session = program.session
+        self._program = program
         self._io = program.session.io_binding()
         self._values: dict[str, onnxruntime.OrtValue] = {}
 
@@ -92,7 +103,9 @@ class Binding:
 
     def run(self) -> None:
         """Executes the program on what is bound; outputs land in their buffers."""
-        self._session.run_with_iobinding(self._io)
+        start = time.perf_counter()
+        self._program.session.run_with_iobinding(self._io)
+        self._program.bound_seconds += time.perf_counter() - start
 
 
 def value(array: NDArray[Any]) -> onnxruntime.OrtValue:

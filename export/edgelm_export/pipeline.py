@@ -20,6 +20,7 @@ from edgelm_export.model import Model, check_tied_head, understand
 from edgelm_export.quality_page import with_quality
 from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, preset, recipe_from_file
 from edgelm_export.sources import resolve_source
+from edgelm_export.traffic import weight_bytes_per_step
 from edgelm_export.verify import calibrated, recorded_run, verify
 from edgelm_export.write import (
     check_space,
@@ -93,8 +94,8 @@ def export(
         write_texts(model.checkpoint, folder)
         recipe = calibrated(recipe, model, folder, graph)
         programs = write_programs(model, recipe, provider, folder)
-        probes = write_probes(programs.values(), provider, folder)
-        manifest = replace(manifest, files=digests(folder), probes=probes)
+        probes, step = write_probes(programs.values(), provider, folder), weight_bytes_per_step(programs)
+        manifest = replace(manifest, files=digests(folder), probes=probes, weight_bytes_per_step=step)
         manifest.save(folder)
         if options.verify:
             package = Package.open(folder)

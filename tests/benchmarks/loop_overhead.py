@@ -15,12 +15,14 @@ import onnxruntime
 from contenders import prepare
 from decoders import decoders
 from machine import machine, pick_cpus
-from measure import NEW_TOKENS, PROMPT_TOKENS, evaluation_ids
+from measure import evaluation_ids
 from results import RESULTS, say, write
 
 import edgelm
 from edgelm.text_generation import DecoderModel
 from edgelm_export.sources import resolve_source
+
+PROMPT_TOKENS, NEW_TOKENS = 32, 128
 
 
 @click.command()

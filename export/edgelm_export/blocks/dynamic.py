@@ -35,5 +35,5 @@ def dynamic_projection(
 
     stored = g.stored(f"{name}.transposed", "int8", (k, n), transposed)
     scale = g.stored(f"{name}.scales", "float32", (n,), lambda: scales)
-    # Where ONNX Runtime rewrites signed weights (session.x64quantprecision), it fails on those that two nodes read.
+    # Where ONNX Runtime rewrites signed weights (session.x64quantprecision, providers.py), it fails on those that two nodes read.
     return dynamic_quantize_matmul(g, x, g.unshared(stored), scale, bias)

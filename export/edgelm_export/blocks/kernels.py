@@ -209,8 +209,9 @@ def shared_key_attention(
     scores = g.op("FusedMatMul", keys, by_head, domain=CONTRIB, transB=1, alpha=scale)
     lowest = g.op("CastLike", g.constant(np.array(_LOWEST, np.float32)), scores)
     shares = g.op("Softmax", g.op("Where", seen, scores, lowest), axis=1)  # [batch, max_length, heads]
-    gathered = g.op("FusedMatMul", shares, keys, domain=CONTRIB, transA=1)
-    return g.op("Reshape", gathered, g.constant(np.array([0, 1, -1], np.int64)))
+    gathered = g.op("FusedMatMul", keys, shares, domain=CONTRIB, transA=1)  # [batch, width, heads]
+    by_head = g.op("Transpose", gathered, perm=[0, 2, 1])
+    return g.op("Reshape", by_head, g.constant(np.array([0, 1, -1], np.int64)))
 
 
 def cross_attention_kernel(
