@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,10 +30,13 @@ class Span:
         return self.end - self.start
 
 
-def constraints(config: GenerationConfig, span: Span, vocab_size: int) -> list[Processor]:
+def constraints(
+    config: GenerationConfig, span: Span, vocab_size: int, grammar: Callable[[int], Processor] | None = None
+) -> list[Processor]:
     """The processors that the settings ask for, in the order of transformers' `_get_logits_processor`.
 
-    There a repetition penalty comes first. It changes neither -inf nor 0, so it may as well come after these.
+    There a repetition penalty comes first. It changes neither -inf nor 0, so it may as well come after these. `grammar`
+    makes the processor that keeps to one, given how many ids are not its own; it has the last word.
 
     Raises:
         InvalidOption: a forced id that the vocabulary does not have.
@@ -50,14 +53,16 @@ def constraints(config: GenerationConfig, span: Span, vocab_size: int) -> list[P
         chosen.append(suppress_until(shortest, c.eos_token_id))
     if c.forced_bos_token_id is not None:
         chosen.append(force_at(1, _known("forced_bos_token_id", (c.forced_bos_token_id,), vocab_size)))
-    if c.forced_eos_token_id:
+    if c.forced_eos_token_id and grammar is None:  # the end is the grammar's to allow
         chosen.append(force_at(span.end - 1, _known("forced_eos_token_id", c.forced_eos_token_id, vocab_size)))
     if c.suppress_tokens:
         chosen.append(suppress_until(span.end, c.suppress_tokens))
+    # A forced second token is not yet the text's beginning.
+    begin = start + 1 if start == 1 and c.forced_bos_token_id is not None else start
     if c.begin_suppress_tokens:
-        # A forced second token is not yet the text's beginning.
-        begin = start + 1 if start == 1 and c.forced_bos_token_id is not None else start
         chosen.append(suppress_at(begin, c.begin_suppress_tokens))
+    if grammar is not None:
+        chosen.append(grammar(begin))
     return chosen
 
 
@@ -132,7 +137,7 @@ def nothing_left(length: int) -> str:
     """What to say when all tokens are forbidden after `length` ids."""
     return (
         f"after {length} tokens the settings forbid every token; relax no_repeat_ngram_size, suppress_tokens, "
-        "bad_words_ids or min_new_tokens"
+        "bad_words_ids, min_new_tokens, or the schema, regex, choice or grammar"
     )
 
 

@@ -20,8 +20,19 @@ from edgelm.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A call that a model asks for: the name of the tool, and the arguments by their names."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Generation:
     """A finished generation. `token_ids` are the new tokens, without prompt and end token.
+
+    `finish_reason` is "stop" (an end token, a stop text, the end of a grammar), "length" (max_new_tokens, or the context is
+    full) or "tool_calls" (a chat that was given tools asks for those in `tool_calls`; `text` has them as they were written).
 
     `score` is what beam search ranks by: the sum of the log probabilities, end token included, over their number to the
     power of length_penalty. Without beams there is none.
@@ -33,16 +44,18 @@ class Generation:
     metrics: Metrics
     logprobs: list[float] | None = None
     score: float | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a generation as it is made; the last one carries finish_reason, token_ids and metrics."""
+    """A piece of a generation as it is made; the last one carries finish_reason, token_ids, metrics and tool_calls."""
 
     text: str
     finish_reason: str | None = None
     token_ids: list[int] | None = None
     metrics: Metrics | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,12 @@ class _Job:
 
     def __init__(self, decoder: Rows, config: GenerationConfig, tokenizer: Tokenizer) -> None:
         self.config = config
+        self.grammar = None
+        if config.constraints:
+            from edgelm.grammar import compile_grammar
+
+            self.grammar = compile_grammar(config, tokenizer.vocabulary).processor
+            tokenizer = tokenizer.verbatim()
         self.tokenizer = tokenizer
         self.vocab_size = decoder.vocab_size
         self._limit = decoder.limit
@@ -126,7 +145,7 @@ class _Line:
         self._end_tokens = frozenset(job.config.eos_token_id)
         self._recorder = Recorder(len(request.answered))
         self._prefilled = False
-        limits = constraints(job.config, span, job.vocab_size)
+        limits = constraints(job.config, span, job.vocab_size, job.grammar)
         self._sampler = Sampler(job.config, job.vocab_size, limits, number)
         self._stop = StopState(job.config, job.tokenizer.stream())
 
@@ -161,7 +180,7 @@ class _Beams:
 
     def __init__(self, job: _Job, request: Request) -> None:
         span, self._job = job.span(request), job
-        limits = constraints(job.config, span, job.vocab_size)
+        limits = constraints(job.config, span, job.vocab_size, job.grammar)
         changes = [*limits, *processors(job.config, drawing=False)]
         self._search = BeamSearch(job.config, request.ids, span.room, changes)
         self._recorders = [Recorder(len(request.answered)) for _ in range(job.config.num_return_sequences)]

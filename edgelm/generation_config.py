@@ -50,6 +50,10 @@ class GenerationConfig:
     num_return_sequences: int = option(1, "Sequences to return for each prompt.", Interval(1))
     seed: int | None = option(None, "The same seed draws the same tokens.", Interval(0, 2**64 - 1), type=int)
     stop: tuple[str, ...] = option((), "End before this text; may be repeated.", type=str, multiple=True)
+    json_schema: str | None = option(None, "Only JSON that meets this schema; true is any JSON.", type=str, json=True)
+    regex: str | None = option(None, "Only text that matches this expression as a whole.", type=str)
+    choice: tuple[str, ...] | None = option(None, "Only this text or another choice.", type=str, multiple=True)
+    grammar: str | None = option(None, "Only text that fits this grammar, in Lark's form.", type=str)
     eos_token_id: tuple[int, ...] = option((), "Ids that end.", Interval(0), **_IDS)
     min_length: int = option(0, "As min_new_tokens, but the prompt counts.", Interval(0), cli=False)
     encoder_no_repeat_ngram_size: int = option(
@@ -79,6 +83,12 @@ class GenerationConfig:
         problems = problems or self._contradictions()
         if problems:
             raise InvalidOption("; ".join(problems))
+
+    @property
+    def constraints(self) -> list[tuple[str, Any]]:
+        """Name and value of what the text must look like; at most one."""
+        given = [(name, getattr(self, name)) for name in _CONSTRAINTS]
+        return [(name, value) for name, value in given if value is not None]
 
     @classmethod
     def from_checkpoint(cls, raw: Mapping[str, Any], start_tokens: int | None = None) -> GenerationConfig:
@@ -147,6 +157,11 @@ class GenerationConfig:
             )
         if beams > 1 and self.stop:
             found.append(f"stop cannot end a beam search (num_beams {beams}): drop stop, or give num_beams 1")
+        if len(self.constraints) > 1:
+            names = " and ".join(name for name, _ in self.constraints)
+            found.append(f"{names} exclude each other: give one of them")
+        if self.choice == ():
+            found.append("choice is empty: give at least one text")
         return found
 
 
@@ -166,6 +181,9 @@ def unsupported_keys(raw: Mapping[str, Any]) -> list[str]:
     asked = {key for key, value in raw.items() if value is not None and value not in _NEUTRAL.get(key, ())}
     return sorted(asked - understood)
 
+
+# What a text must look like; one at a time.
+_CONSTRAINTS = ("json_schema", "regex", "choice", "grammar")
 
 # Keys of transformers 5 that cannot change which tokens come out of this runtime.
 _WITHOUT_EFFECT = frozenset(
@@ -214,8 +232,9 @@ def _refuse_drawing(config: GenerationConfig, given: Mapping[str, Any]) -> None:
 
 
 def _checkpoint_fields() -> list[str]:
-    # These two are ours: transformers keeps no seed in the file and calls the other one stop_strings.
-    return [f.name for f in fields(GenerationConfig) if f.name not in ("seed", "stop")]
+    # These are ours: transformers keeps no seed in the file, calls the second one stop_strings, and has no constraints.
+    ours = ("seed", "stop", *_CONSTRAINTS)
+    return [f.name for f in fields(GenerationConfig) if f.name not in ours]
 
 
 def _describe() -> list[OptionField]:

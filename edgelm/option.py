@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -32,7 +33,7 @@ class OptionField:
     """One field of GenerationConfig as a command line offers it.
 
     `multiple` options may be given again and again; with `choices`, the value is one of these words; a `nested` option
-    is a list of lists.
+    is a list of lists; the text of a `json` option may be given as what it stands for.
     """
 
     name: str
@@ -43,12 +44,13 @@ class OptionField:
     multiple: bool
     choices: tuple[str, ...] = ()
     nested: bool = False
+    json: bool = False
 
 
 def option(default: Any, help_text: str, allowed: Interval | None = None, **extra: Any) -> Any:
     """A dataclass field that describes itself; `extra` overrides what the default value tells (type, multiple, cli ...)."""
     metadata: dict[str, Any] = {"help": help_text, "range": allowed, "type": type(default)}
-    metadata |= {"multiple": False, "cli": True, "choices": (), "nested": False, **extra}
+    metadata |= {"multiple": False, "cli": True, "choices": (), "nested": False, "json": False, **extra}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -63,8 +65,10 @@ def read(option: OptionField, value: Any) -> Any:
     Raises:
         InvalidOption: the wrong type, or a value that is not allowed.
     """
+    if value is None and option.default is None:
+        return None
     if not option.multiple:
-        return None if value is None and option.default is None else _read_item(option, value)
+        return _read_item(option, value)
     if isinstance(value, (str, Integral)):
         value = (value,)
     items = _items(option, value)
@@ -84,6 +88,8 @@ def _items(option: OptionField, value: Any) -> tuple[Any, ...]:
 def _read_item(option: OptionField, value: Any) -> Any:
     if option.choices:
         return _read_choice(option, value)
+    if option.json and isinstance(value, (bool, dict)):
+        value = _as_json(option, value)
     wanted = {int: Integral, float: Real, str: str}[option.type]
     # bool is an int to Python, but `top_k=True` is a mistake.
     if type(value) is bool or not isinstance(value, wanted) or value == "":
@@ -92,6 +98,13 @@ def _read_item(option: OptionField, value: Any) -> Any:
     if option.range is not None and number_or_text not in option.range:
         raise _refusal(option, value)
     return option.type(number_or_text)
+
+
+def _as_json(option: OptionField, value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidOption(f"option {option.name} cannot be written as JSON: {error}") from error
 
 
 def _read_choice(option: OptionField, value: Any) -> bool | str:

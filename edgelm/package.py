@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
+from edgelm.adapters import KeptAdapter
 from edgelm.errors import DigestError, ManifestError, VersionError
 from edgelm.signature import CacheGeometry
 from edgelm.tasks import EncoderFacts
@@ -49,6 +50,7 @@ class Manifest:
         default_factory=dict[str, Mapping[str, Any]]
     )  # output of probes.onnx -> {"operator", "tolerance"}: a known answer of an operator, see known_answers.py
     recorded_run: Mapping[str, Any] = field(default_factory=dict[str, Any])  # to be repeated, see recorded_run.py
+    adapters: Mapping[str, KeptAdapter] = field(default_factory=dict[str, KeptAdapter])  # kept apart, by name
     notes: tuple[str, ...] = ()
     exporter: str = EDGELM
     format_version: int = FORMAT_VERSION
@@ -101,6 +103,7 @@ class Manifest:
         values = {key: value for key, value in vars(self).items() if key != "extra"}
         values["cache"] = None if self.cache is None else self.cache.as_manifest()
         values["encoder"] = None if self.encoder is None else self.encoder.as_manifest()
+        values["adapters"] = {name: vars(adapter) for name, adapter in self.adapters.items()}
         return sealed(values)
 
     def save(self, folder: Path) -> None:
@@ -226,7 +229,16 @@ _TYPES: Mapping[str, type] = {
 }  # fmt: skip
 
 # Keys that not every manifest has.
-_OPTIONAL = ("format_version", "exporter", "cache", "encoder", "probes", "recorded_run", "weight_bytes_per_step")
+_OPTIONAL = (
+    "format_version",
+    "exporter",
+    "cache",
+    "encoder",
+    "probes",
+    "recorded_run",
+    "adapters",
+    "weight_bytes_per_step",
+)
 
 
 def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
@@ -256,18 +268,17 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
             f"{file}: the part that tells how to run this {values['family']} is missing; export it again"
         )
     probes = _read_part(values, "probes", partial(_probes, files=values["files"]), file) or {}
-    run = _read_part(values, "recorded_run", dict[str, Any], file) or {}
-    return Manifest(
-        **known,
-        cache=cache,
-        encoder=encoder,
-        weight_bytes_per_step=step,
-        probes=probes,
-        recorded_run=run,
-        notes=tuple(map(str, values["notes"])),
-        exporter=exporter,
-        extra=extra,
-    )
+    adapters = _read_part(values, "adapters", partial(_adapters, files=values["files"]), file) or {}
+    parts: dict[str, Any] = {
+        "cache": cache,
+        "encoder": encoder,
+        "weight_bytes_per_step": step,
+        "probes": probes,
+        "recorded_run": _read_part(values, "recorded_run", dict[str, Any], file) or {},
+        "adapters": adapters,
+    }
+    notes = tuple(map(str, values["notes"]))
+    return Manifest(**known, **parts, notes=notes, exporter=exporter, extra=extra)
 
 
 Part = TypeVar("Part")
@@ -293,6 +304,14 @@ def _probes(values: dict[str, Any], files: Mapping[str, Any]) -> dict[str, dict[
         if not isinstance(probe["operator"], str) or not isinstance(probe["tolerance"], float):
             raise TypeError(f"the operator or the tolerance of {name} is not usable")
     return values
+
+
+def _adapters(values: dict[str, Any], files: Mapping[str, Any]) -> dict[str, KeptAdapter]:
+    adapters = {name: KeptAdapter.from_manifest(entry) for name, entry in values.items()}
+    for name, adapter in adapters.items():
+        if adapter.file not in files:
+            raise ValueError(f"the file of {name} is not among the package's files")
+    return adapters
 
 
 def _is_file_entry(entry: dict[str, Any]) -> bool:

@@ -104,10 +104,23 @@ def _decoder(m: Manifest) -> Ports:
     outputs = [*writes, *_present(m)]
     if not m.grows:
         told = [signature.log_probabilities_port(m.vocab_size)] if source else []
-        return Ports([*inputs, *source], [*outputs, *told])
+        return Ports([*inputs, *source, *_adapters(m)], [*outputs, *told])
     buffers = [port for port in inputs if port.name.startswith("past_key_values.")]
     first = [port for port in inputs if port.name in (signature.INPUT_IDS, signature.LOGITS_INDEX)]
     return Ports([*first, *buffers, *source[:-1]], outputs, [*_COUNTED, *source[-1:], *_states(m)])
+
+
+def _adapters(m: Manifest) -> list[Port]:
+    """What projections take from adapters, all of which name the same ones."""
+    projections = next(iter(m.adapters.values())).ranks if m.adapters else ()
+    return [
+        port
+        for name in projections
+        for port in (
+            Port(signature.lora_a(name), m.kv_cache.dtype, ("in_features", "rank")),
+            Port(signature.lora_b(name), m.kv_cache.dtype, ("rank", "out_features")),
+        )
+    ]
 
 
 def _first_decoder(m: Manifest) -> Ports:

@@ -65,6 +65,11 @@ class Program:
         return [port.name for port in self.session.get_inputs()]
 
     @property
+    def input_shapes(self) -> dict[str, list[Any]]:
+        """Their shapes, by name; a dimension that is free is text."""
+        return {port.name: port.shape for port in self.session.get_inputs()}
+
+    @property
     def outputs(self) -> list[str]:
         """Names of what the graph gives."""
         return [port.name for port in self.session.get_outputs()]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm import generation
+from edgelm.adapters import Adapters
 from edgelm.chat import ChatTemplate
 from edgelm.decode import DecoderRows
 from edgelm.errors import ContextOverflow, GenerationError, InvalidOption
@@ -19,6 +20,7 @@ from edgelm.package import Package
 from edgelm.providers import Provider
 from edgelm.rows import decoder_rows
 from edgelm.tokenizer import Tokenizer
+from edgelm.tools import Wish, find_dialect, read_wish
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
@@ -39,23 +41,34 @@ class DecoderModel:
         self.package = package
         self.max_length = length_limit(package, max_length)
         self._program = load_program(package, "decoder", provider, threads)
+        self._adapters = Adapters(package, self._program)
         self.tokenizer = Tokenizer.from_folder(package.path)
         self.chat_template = ChatTemplate.from_folder(package.path, self.tokenizer.special_tokens)
         self.defaults = GenerationConfig.from_checkpoint(package.manifest.generation)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The adapters that were kept apart at the export; each call may name one."""
+        return self._adapters.names
 
     @overload
     def generate(
         self, prompt: Prompt | list[str] | list[list[int]], *, num_return_sequences: int, **options: Any
     ) -> Any: ...
     @overload
-    def generate(self, prompt: Prompt, **options: Any) -> Generation: ...
+    def generate(self, prompt: Prompt, *, adapter: str | None = None, **options: Any) -> Generation: ...
     @overload
-    def generate(self, prompt: list[str] | list[list[int]], **options: Any) -> list[Generation]: ...
-    def generate(self, prompt: Prompt | list[str] | list[list[int]], **options: Any) -> Any:
+    def generate(
+        self, prompt: list[str] | list[list[int]], *, adapter: str | None = None, **options: Any
+    ) -> list[Generation]: ...
+    def generate(
+        self, prompt: Prompt | list[str] | list[list[int]], *, adapter: str | None = None, **options: Any
+    ) -> Any:
         """Continues a prompt as it stands, or a list of prompts as one batch.
 
         Args:
             prompt: text or token ids (ids are used as they are), or a list of either.
+            adapter: one of `adapters`, for all prompts; None for the model as it is.
             options: fields of GenerationConfig; the checkpoint's own settings otherwise.
 
         Returns:
@@ -64,43 +77,78 @@ class DecoderModel:
 
         Raises:
             InvalidOption: an unknown option, a value out of range, options that contradict each other, an unknown token
-                id, or an empty prompt.
+                id or adapter, or an empty prompt.
             ContextOverflow: a prompt that leaves no room for a new token.
         """
         config = self.defaults.replace(**options)
         single = isinstance(prompt, str) or not _is_batch(prompt)
         prompts = [cast(Prompt, prompt)] if single else cast(Sequence[Prompt], prompt)
         requests = [Request(self._encode(one)) for one in prompts]
-        found = generation.generate(self.decoder(len(requests)), requests, config, self.tokenizer)
+        found = generation.generate(self.decoder(len(requests), adapter), requests, config, self.tokenizer)
         results = found if config.num_return_sequences > 1 else [one for (one,) in found]
         return results[0] if single else results
 
-    def stream(self, prompt: Prompt, **options: Any) -> Iterator[Chunk]:
+    def stream(self, prompt: Prompt, *, adapter: str | None = None, **options: Any) -> Iterator[Chunk]:
         """The same as `generate` for one prompt and one result, piece by piece. Bad options raise at once.
 
         Raises:
             InvalidOption: beams, whose text is known only at the end; and as for `generate`.
         """
         config, ids = self.defaults.replace(**options), self._encode(prompt)
-        return generation.stream(self.decoder(1), Request(ids), config, self.tokenizer)
+        return generation.stream(self.decoder(1, adapter), Request(ids), config, self.tokenizer)
 
+    @overload
     def chat(
         self, messages: Sequence[Message], template: Mapping[str, Any] | None = None, **options: Any
-    ) -> Generation:
+    ) -> Generation: ...
+    @overload
+    def chat(
+        self, messages: Sequence[Sequence[Message]], template: Mapping[str, Any] | None = None, **options: Any
+    ) -> list[Generation]: ...
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        template: Mapping[str, Any] | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
         """Answers a conversation: the chat template turns {"role", "content"} messages into the prompt.
 
         Args:
-            messages: the conversation so far.
-            template: what else the checkpoint's template reads, such as {"enable_thinking": False} or {"tools": [...]}.
-            options: as for `generate`, which says what is raised.
+            messages: the conversation so far, or a list of conversations, which are one batch.
+            template: what else the checkpoint's template reads, such as {"enable_thinking": False}.
+            tools: what the model may call: {"type": "function", "function": {"name", "description", "parameters"}} each,
+                which the template must read. Calls are found in the answer, and in `tool_calls` of the result.
+            tool_choice: "auto", "none", "required" or {"type": "function", "function": {"name"}}. The last two allow
+                nothing but a call whose arguments meet the tool's schema.
+            response_format: {"type": "json_object"} or {"type": "json_schema", "json_schema": {"schema"}} allow nothing
+                but such JSON.
+            options: as for `generate`, which says what is returned and raised.
         """
-        return self.generate(self.chat_ids(messages, **(template or {})), **options)
+        wish = self._wish(tools, tool_choice, response_format)
+        several = isinstance(messages, list) and bool(messages) and isinstance(messages[0], list)
+        asked = cast("Sequence[Sequence[Message]]", messages if several else [messages])
+        prompts = [self._wished_ids(one, template, wish) for one in asked]
+        found = [wish.read(one) for one in self.generate(prompts, **wish.combined(options))]
+        return found if several else found[0]
 
     def stream_chat(
-        self, messages: Sequence[Message], template: Mapping[str, Any] | None = None, **options: Any
+        self,
+        messages: Sequence[Message],
+        template: Mapping[str, Any] | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Iterator[Chunk]:
-        """The same as `chat`, piece by piece."""
-        return self.stream(self.chat_ids(messages, **(template or {})), **options)
+        """The same as `chat`, piece by piece; the last piece has the calls of tools."""
+        wish = self._wish(tools, tool_choice, response_format)
+        chunks = self.stream(self._wished_ids(messages, template, wish), **wish.combined(options))
+        return wish.follow(chunks) if wish.names else chunks
 
     def chat_ids(self, messages: Sequence[Message], **template: Any) -> list[int]:
         """The token ids a conversation becomes.
@@ -115,14 +163,29 @@ class DecoderModel:
             )
         return self.tokenizer.encode(self.chat_template.render(messages, **template), add_special_tokens=False)
 
-    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+    def logits(self, token_ids: Sequence[int], *, adapter: str | None = None) -> NDArray[np.float32]:
         """Teacher-forced logits, float32 [len(token_ids), vocab_size]: row i predicts token i + 1."""
         ids = self._encode(token_ids)
-        return np.concatenate(list(self.decoder(1).all_logits(0, ids)))
+        return np.concatenate(list(self.decoder(1, adapter).all_logits(0, ids)))
 
-    def decoder(self, batch: int) -> DecoderRows:
+    def decoder(self, batch: int, adapter: str | None = None) -> DecoderRows:
         """The loop on ids with a cache of its own, for callers that bring their own loop."""
-        return decoder_rows(self.package.manifest, self._program, batch=batch, limit=self.max_length)
+        factors = None if adapter is None else self._adapters.factors(adapter)
+        manifest, limit = self.package.manifest, self.max_length
+        return decoder_rows(manifest, self._program, batch=batch, limit=limit, adapter=factors)
+
+    def _wish(self, tools: Any, tool_choice: Any, response_format: Any) -> Wish:
+        source = "" if self.chat_template is None else self.chat_template.tool_source
+        return read_wish(
+            find_dialect(source),
+            lambda text: self.tokenizer.token_id(text) in self.tokenizer.special_ids,
+            tools=tools,
+            tool_choice=tool_choice,
+            response_format=response_format,
+        )
+
+    def _wished_ids(self, messages: Sequence[Message], template: Mapping[str, Any] | None, wish: Wish) -> list[int]:
+        return self.chat_ids(messages, **{**(template or {}), **wish.template})
 
     def _encode(self, prompt: Prompt) -> list[int]:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]

@@ -7,17 +7,22 @@ a tokenizer.json. (transformers 4 let them overrule the post-processor for its L
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edgelm.errors import InvalidOption, ManifestError
 from edgelm.text_stream import TEXT_CLEANUP, ReplaceText, Stage, TextStream, WholeText, build_stages
+from edgelm.token_bytes import TokenBytes, token_bytes
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from tokenizers import Tokenizer as Backend
+
+    from edgelm.grammar import Vocabulary
 
 
 Text = str | tuple[str, str]
@@ -118,9 +123,37 @@ class Tokenizer:
         """A fresh stream that decodes one id at a time to the same text as `decode`."""
         stages: list[Stage] | None = build_stages(self._decoder)
         if stages is None:
-            stages = [WholeText(lambda tokens: self._backend.decoder.decode(tokens))]
+            stages = [WholeText(self._decode_tokens)]
         stages += [ReplaceText(old, new) for old, new in self._cleanup]
         return TextStream(self._token_of(skip_special_tokens), stages)
+
+    def verbatim(self) -> Tokenizer:
+        """The same without clean-up of spaces: a text is that of its tokens and nothing else."""
+        other = copy.copy(self)
+        other._cleanup = ()
+        return other
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What grammars are compiled for; made at first use, which takes up to a second or two.
+
+        Raises:
+            GenerationError: llguidance is not installed, or the tokens have no text of their own.
+        """
+        from edgelm.grammar import Vocabulary
+
+        names = {token_id: self.token(token_id) or "" for token_id in self.special_ids}
+        return Vocabulary(self.token_bytes(), names)
+
+    def token_bytes(self) -> TokenBytes:
+        """What each token adds to a text, special ones included.
+
+        Raises:
+            GenerationError: the decoder looks at more than one token at a time.
+        """
+        count = max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1  # ids may leave gaps
+        tokens = [self._backend.id_to_token(i) for i in range(count)]
+        return token_bytes(self._decoder, self._decode_tokens, tokens)
 
     def spans(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
         """The text of ids, and where in it each stands without the spaces around it; special tokens have no text."""
@@ -151,6 +184,10 @@ class Tokenizer:
     def token(self, token_id: int) -> str | None:
         """The token as the vocabulary spells it."""
         return self._backend.id_to_token(token_id)
+
+    def _decode_tokens(self, tokens: list[str]) -> str:
+        # Without a decoder the library puts spaces between tokens.
+        return " ".join(tokens) if self._backend.decoder is None else self._backend.decoder.decode(tokens)
 
     def _token_of(self, skip_special_tokens: bool) -> Callable[[int], str | None]:
         lookup, hidden = self._backend.id_to_token, self.special_ids if skip_special_tokens else frozenset[int]()

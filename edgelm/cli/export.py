@@ -39,6 +39,16 @@ from edgelm.quality_card import screen
     type=click.Path(path_type=Path),
     help="UTF-8 text to measure quality on, instead of the built-in one.",
 )
+@click.option(
+    "--adapter",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="LoRA adapter to merge into the weights: a PEFT folder.",
+)
+@click.option(
+    "--keep-adapter", multiple=True, metavar="NAME=DIR", help="LoRA adapter to keep apart, chosen by name at run time."
+)
+@click.option("--max-ram", help="Most memory to take, such as 2GB: kept, or refused before anything is written.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the package with the float graph.")
 @click.option("--force", is_flag=True, help="Replace a package that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object about the package.")
@@ -50,11 +60,12 @@ def command(source: str, output: Path | None, no_verify: bool, as_json: bool, **
     pipeline = exporter("pipeline")
     target = output or default_output(source, options["precision"] or options["recipe"])
     chosen = pipeline.export_options({**options, "verify": not no_verify})
-    package: Package = pipeline.export(source, target, chosen, say=_say)
+    cost = exporter("cost").Cost()
+    package: Package = pipeline.export(source, target, chosen, say=_say, cost=cost)
     if as_json:
-        click.echo(json.dumps(package_facts(package), ensure_ascii=False))
+        click.echo(json.dumps({**package_facts(package), "cost": cost.as_dict(package)}, ensure_ascii=False))
     else:
-        click.echo(describe(package))
+        click.echo(f"{describe(package)}\n  {cost.describe(package)}")
 
 
 def _say(text: str) -> None:

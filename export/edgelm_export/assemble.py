@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,26 @@ import onnx_ir as ir
 
 from edgelm.providers import Provider
 from edgelm_export.graph import GraphBuilder, Location, Produce, Store
+from edgelm_export.low_rank import Updates
 from edgelm_export.model import Model
 from edgelm_export.names import source_of
 from edgelm_export.quantize.recipe import Recipe
-from edgelm_export.weights import Weights
+from edgelm_export.weights import Weight, Weights
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What was built.
+
+    Attributes:
+        programs: finished graphs.
+        adapted: the projections that take adapters as inputs, with the weights each joins.
+        largest_piece: bytes of the largest piece of a weight that is in memory at once.
+    """
+
+    programs: Mapping[str, ir.Model]
+    adapted: Mapping[str, Sequence[Weight]]
+    largest_piece: int
 
 
 class Plan:
@@ -22,6 +39,7 @@ class Plan:
     def __init__(self) -> None:
         self.nbytes = 0
         self.tensors = 0
+        self.largest_piece = 0
 
     def add(self, dtype: np.dtype[Any], shape: Sequence[int], produce: Produce) -> tuple[str, int, int]:
         """Counts the tensor; its rows are never asked for."""
@@ -33,12 +51,13 @@ class Plan:
 
 def assemble(
     model: Model, recipe: Recipe, provider: Provider, store_for: Callable[[str], Store], taps: Sequence[str] = ()
-) -> Mapping[str, ir.Model]:
+) -> Assembly:
     """Builds every program of the architecture; weights go to `store_for(program)` as they are quantized.
 
     Raises:
-        MissingWeights, UnusedWeights, WrongShape: the checkpoint does not fit the architecture; with a plan as store, this is
-            known before a byte is read.
+        MissingWeights, UnusedWeights, WrongShape: the checkpoint does not fit the architecture, or an adapter the checkpoint;
+            with a plan as store, this is known before a byte is read.
+        UnsupportedConfig: an adapter that cannot be kept apart.
     """
     names = model.names
     ignored = {**model.architecture.ignored, **model.architecture.left_out(model.config)}
@@ -48,7 +67,7 @@ def assemble(
     if model.architecture.seq2seq and model.family == "encoder":
         others = [names[name].name for name in names if name.startswith(("decoder.", "final_"))]
         ignored |= {f"{other.replace('{i}', '*')}*": "of the decoder" for other in others}
-    weights = Weights(model.checkpoint, names, ignored)
+    weights = Weights(model.checkpoint, names, ignored, Updates(model.adapters, model.module_names))
     programs: dict[str, ir.Model] = {}
     written: dict[str, Location] = {}  # what programs share is stored once
     for name, build in model.programs.items():
@@ -56,11 +75,11 @@ def assemble(
         build(g)
         programs[name] = g.finish(name)
     weights.finish()
-    return programs
+    return Assembly(programs, weights.updates.projections, weights.largest_piece)
 
 
 def plan(model: Model, recipe: Recipe, provider: Provider) -> Plan:
     """What an export would write, from headers alone; raises as `assemble` does."""
     counted = Plan()
-    assemble(model, recipe, provider, lambda _: counted)
+    counted.largest_piece = assemble(model, recipe, provider, lambda _: counted).largest_piece
     return counted

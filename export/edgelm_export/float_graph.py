@@ -12,28 +12,33 @@ from edgelm.machine import available_memory
 from edgelm.providers import PROVIDERS
 from edgelm_export.assemble import plan
 from edgelm_export.blocks.linear import INPUT_TAP
+from edgelm_export.memory_bound import MemoryBound
 from edgelm_export.model import Model
 from edgelm_export.quantize.recipe import preset
 from edgelm_export.write import write_programs
 
 PROVIDER = PROVIDERS["cpu"]
 
-# The float graph's weights lie mapped and, repacked for the kernels, once more in memory.
-_RESIDENT = 2.0
-_WORKSPACE = 300e6
+# A graph's weights lie mapped and, repacked for the kernels, once more in memory.
+RESIDENT = 2.0
+WORKSPACE = 300e6
+
+_UNBOUND = MemoryBound(None)
 
 
 class FloatGraph:
     """A temporary folder with the float programs; use it in a `with` block."""
 
-    def __init__(self, model: Model, beside: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, model: Model, beside: Path, say: Callable[[str], None], bound: MemoryBound = _UNBOUND) -> None:
         """Nothing is written yet.
 
         Args:
             model: the checkpoint.
             beside: the folder to make the temporary one in.
             say: told what the work costs.
+            bound: on the memory of this process.
         """
+        self._bound = bound
         self._model = model
         self._beside = beside
         self._say = say
@@ -52,10 +57,12 @@ class FloatGraph:
     def lacking(self, purpose: str, beside_nbytes: int = 0) -> str | None:
         """What this machine lacks to run it beside a package of so many bytes; None when nothing does."""
         size = plan(self._model, self._recipe, PROVIDER).nbytes
-        needed, available = size * _RESIDENT + beside_nbytes + _WORKSPACE, available_memory()
+        needed, available = size * RESIDENT + beside_nbytes + WORKSPACE, available_memory()
         self._say(f"{purpose} needs about {needed / 1e6:,.0f} MB of memory and {size / 1e6:,.0f} MB of disk")
         if available is not None and needed > available:
             return f"{needed / 1e6:,.0f} MB of memory and {available / 1e6:,.0f} MB are available"
+        if not self._bound.has_room(needed):
+            return f"{needed / 1e6:,.0f} MB of memory, more than --max-ram leaves"
         if self._folder is None and shutil.disk_usage(self._beside).free < size:
             return f"{size / 1e6:,.0f} MB of disk beside the package"
         return None

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.providers import Provider
-from edgelm.signature import Port
+from edgelm.signature import Port, adapter_ports
 from edgelm_export.quantize.recipe import Recipe
 from edgelm_export.weights import Weight, Weights
 
@@ -171,6 +171,14 @@ class GraphBuilder:
     def weight(self, name: str, shape: tuple[int, ...]) -> Weight:
         """The checkpoint's tensor for a scoped name, still on disk."""
         return self._weights.get(self.name(name), shape)
+
+    def adapt(self, projection: str, weights: Sequence[Weight]) -> tuple[ir.Value, ir.Value]:
+        """The inputs through which adapters change a projection of these weights, by its absolute name: [k, rank], [rank, n]."""
+        self._weights.updates.apply(projection, weights)
+        n, k = sum(weight.shape[0] for weight in weights), weights[0].shape[1]
+        a, b = adapter_ports(projection, k, n, self.provider.activation_dtype)
+        self.declare([a, b])
+        return self.input(a.name), self.input(b.name)
 
     def stored(self, name: str, dtype: str, shape: Sequence[int], produce: Produce) -> ir.Value:
         """An initializer whose bytes go to the data file. `name` is absolute; a name stored before is reused, with its bytes."""

@@ -70,9 +70,14 @@ def hand_over(
 
     Raises:
         CheckpointError: Optimum does not know the type either, or cannot export the checkpoint.
-        InvalidOption: a device, a precision or a format that such graphs do not have.
+        InvalidOption: a device, a precision, a format or adapters that such graphs do not have.
         VerificationError: the graphs say something else than transformers does.
     """
+    if options.adapter or options.keep_adapter:
+        raise InvalidOption(
+            "adapters belong to architectures that edgelm defines, and this one goes through Optimum; merge "
+            "the adapter first (peft: merge_and_unload) and export the result"
+        )
     task, family = chosen_task(checkpoint, options.task, options.pooling)
     recipe, checkpoint = _recipe(options, family), with_modules(checkpoint, task)
     model_type = model_type_of(checkpoint)

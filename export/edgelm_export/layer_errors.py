@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgelm import signature
+from edgelm.adapters import no_adapter
 from edgelm.cache import capacity
 from edgelm.package import Manifest
 from edgelm.providers import Provider
@@ -51,7 +52,8 @@ def _run(manifest: Manifest, graphs: Graphs, ids: Sequence[int]) -> dict[str, ND
     for name, (path, provider) in graphs.items():
         program, blocks = _tapped(path, provider)
         handed_on = [output for output in program.outputs if output.startswith("cross_key_values.")]
-        feeds = {port: array for port, array in (_feeds(manifest, name, ids) | given).items() if port in program.inputs}
+        known = {**_feeds(manifest, name, ids), **given, **no_adapter(program, provider.activation_dtype)}
+        feeds = {port: array for port, array in known.items() if port in program.inputs}
         results = program.run(feeds, [*blocks, *handed_on])
         said |= zip((f"{name}.{block}" if block in said else block for block in blocks), results, strict=False)
         given = dict(zip(handed_on, results[len(blocks) :], strict=True))

@@ -10,6 +10,7 @@ from edgelm.generation_config import GenerationConfig, unsupported_keys
 from edgelm.package import Manifest, sha256
 from edgelm.providers import Provider
 from edgelm.tasks import EncoderFacts
+from edgelm_export.adapters import merged_entries
 from edgelm_export.blocks.encoder import has_token_types
 from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.model import Model
@@ -40,7 +41,7 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
         device=provider.name,
         precision=recipe.name,
         recipe=recipe.as_manifest(),
-        source=source_entry(source, model.checkpoint),
+        source=source_entry(source, model.checkpoint) | merged_entries(model.adapters),
         files={},
         generation=generation,
         quality={},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,19 @@ from typing import Any
 from edgelm.errors import InvalidOption
 from edgelm.package import Package
 from edgelm.providers import PROVIDERS, Provider
+from edgelm_export.adapters import check_base, open_adapters, write_adapters
 from edgelm_export.assemble import plan
 from edgelm_export.checkpoint import open_checkpoint
+from edgelm_export.cost import Cost
 from edgelm_export.evaluation import choose_text
-from edgelm_export.float_graph import FloatGraph
+from edgelm_export.float_graph import RESIDENT, WORKSPACE, FloatGraph
 from edgelm_export.hand_over import hand_over, is_handed_over
 from edgelm_export.manifest import describe_export
+from edgelm_export.memory_bound import MemoryBound
 from edgelm_export.model import Model, check_tied_head, understand
 from edgelm_export.quality_page import with_quality
 from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, preset, recipe_from_file
+from edgelm_export.sizes import read_size
 from edgelm_export.sources import resolve_source
 from edgelm_export.traffic import weight_bytes_per_step
 from edgelm_export.verify import calibrated, recorded_run, verify
@@ -47,6 +51,9 @@ class ExportOptions:
     offline: bool = False
     recipe: str | Path | None = None
     eval_text: str | Path | None = None
+    adapter: str | Path | Sequence[str | Path] = ()
+    keep_adapter: Mapping[str, str | Path] | Sequence[str] = ()
+    max_ram: str | int | None = None
     verify: bool = True
     force: bool = False
 
@@ -65,23 +72,44 @@ def export_options(values: Mapping[str, Any]) -> ExportOptions:
 
 
 def export(
-    source: str | Path, out: str | Path, options: ExportOptions, say: Callable[[str], None] = lambda _: None
+    source: str | Path,
+    out: str | Path,
+    options: ExportOptions,
+    say: Callable[[str], None] = lambda _: None,
+    cost: Cost | None = None,
 ) -> Package:
     """Exports a checkpoint into a package at `out`; nothing is left behind when it fails.
+
+    Args:
+        source: as `resolve_source` takes it.
+        out: the folder to make.
+        options: all else that was asked for.
+        say: told what should be known meanwhile.
+        cost: notes where time goes.
 
     Raises:
         CheckpointError: the source cannot be exported; its subclasses say why.
         PackageError: `out` cannot be written.
         VerificationError: the package disagrees with itself or yields NaN.
     """
-    target = Path(out)
+    with MemoryBound(None if options.max_ram is None else read_size(options.max_ram)) as bound:
+        return _export(str(source), Path(out), options, say, cost or Cost(), bound)
+
+
+def _export(
+    source: str, target: Path, options: ExportOptions, say: Callable[[str], None], cost: Cost, bound: MemoryBound
+) -> Package:
     provider, text = _provider(options.device), choose_text(options.eval_text)
     check_target(target, force=options.force)
-    found = resolve_source(str(source), revision=options.revision, offline=options.offline)
-    checkpoint = open_checkpoint(found.path)
+    with cost.of("finding the source"):
+        found = resolve_source(source, revision=options.revision, offline=options.offline)
+        checkpoint = open_checkpoint(found.path)
+    adapters = open_adapters(options.adapter, options.keep_adapter)
     if is_handed_over(checkpoint):
         return hand_over(checkpoint, found, target, options, say)
     model = understand(checkpoint, options.context_length, options.task, options.pooling)
+    model = replace(model, adapters=adapters)
+    check_base(model, found)
     for note in model.notes:
         say(f"note: {note}")
     check_tied_head(model)
@@ -89,18 +117,30 @@ def export(
     planned = plan(model, recipe, provider)
     recipe.check_used()
     check_space(target, planned.nbytes)
-    manifest = describe_export(model, recipe, provider, found)
-    with package_folder(target, force=options.force) as folder, FloatGraph(model, folder.parent, say) as graph:
+    bound.check(planned.largest_piece)
+    with cost.of("digests"):
+        manifest = describe_export(model, recipe, provider, found)
+    with package_folder(target, force=options.force) as folder, FloatGraph(model, folder.parent, say, bound) as graph:
         write_texts(model.checkpoint, folder)
-        recipe = calibrated(recipe, model, folder, graph)
-        programs = write_programs(model, recipe, provider, folder)
-        probes, step = write_probes(programs.values(), provider, folder), weight_bytes_per_step(programs)
-        manifest = replace(manifest, files=digests(folder), probes=probes, weight_bytes_per_step=step)
+        with cost.of("calibrating"):
+            recipe = calibrated(recipe, model, folder, graph)
+        with cost.of("writing"):
+            written = write_programs(model, recipe, provider, folder)
+        parts = {
+            "probes": write_probes(written.programs.values(), provider, folder),
+            "adapters": write_adapters(adapters, written.adapted, provider, folder),
+            "weight_bytes_per_step": weight_bytes_per_step(written.programs),
+        }
+        with cost.of("digests"):
+            manifest = replace(manifest, files=digests(folder), **parts)
         manifest.save(folder)
         if options.verify:
-            package = Package.open(folder)
-            manifest = with_quality(manifest, verify(package, model, provider, graph, text, say), folder)
-            replace(manifest, recorded_run=recorded_run(package, provider, text)).save(folder)
+            with cost.of("verifying"):
+                package = Package.open(folder)
+                manifest = with_quality(manifest, verify(package, model, provider, graph, text, say), folder)
+                if bound.has_room(RESIDENT * package.size + WORKSPACE):
+                    manifest = replace(manifest, recorded_run=recorded_run(package, provider, text))
+                manifest.save(folder)
     return Package.open(target)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
 
 from edgelm.errors import CheckpointError, MissingWeights, UnusedWeights, WrongShape
 from edgelm_export.checkpoint.base import Checkpoint, LazyTensor
+from edgelm_export.low_rank import LowRank, Updates, with_update
 from edgelm_export.names import NameMap, Rows, Source, source_of
 from edgelm_export.transforms import Array, Transform
 
@@ -22,7 +23,7 @@ class Weight:
     """One canonical tensor that is still on disk; `shape` as the architecture asked for it.
 
     Its rows begin at row `first` of the checkpoint's tensor, or of part `index` of a stack of them, which may hold others too;
-    every `step`-th row is ours.
+    every `step`-th row is ours. Adapters in `merged` are part of it; those in `kept`, by name, may be added to it at run time.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Weight:
     first: int = 0
     index: int | None = None
     step: int = 1
+    merged: tuple[LowRank, ...] = ()
+    kept: Mapping[str, LowRank] = field(default_factory=dict[str, LowRank])
 
     def read(self) -> Array:
         """The whole tensor as float32 in canonical layout.
@@ -39,7 +42,7 @@ class Weight:
         Raises:
             CheckpointError: it holds NaN or infinity.
         """
-        return self._checked(self._rows(0, math.prod(self.shape[:1])), not_finite)
+        return next(self._pieces([(0, math.prod(self.shape[:1]))], not_finite))
 
     def chunks(self, flaw: Callable[[Array], str | None]) -> Iterator[Array]:
         """The tensor's rows in order, in pieces of bounded size; one of a stack comes whole, and a transformed one, for its rows move.
@@ -47,10 +50,25 @@ class Weight:
         Raises:
             CheckpointError: `flaw` says what is wrong with a piece.
         """
-        whole = self.transform is not None or self.index is not None
-        ranges = [(0, self.shape[0])] if whole else row_ranges(self.shape)
+        yield from self._pieces([(0, self.shape[0])] if self._whole else row_ranges(self.shape), flaw)
+
+    @property
+    def largest_piece(self) -> int:
+        """Bytes of the largest piece of `chunks`, as float32."""
+        nbytes = 4 * math.prod(self.shape)
+        return nbytes if self._whole else min(nbytes, max(_CHUNK_BYTES, 4 * math.prod(self.shape[1:])))
+
+    @property
+    def _whole(self) -> bool:
+        return self.transform is not None or self.index is not None
+
+    def _pieces(self, ranges: Iterable[tuple[int, int]], flaw: Callable[[Array], str | None]) -> Iterator[Array]:
+        updates = [update.read() for update in self.merged]
         for start, stop in ranges:
-            yield self._checked(self._rows(start, stop), flaw)
+            values = self._rows(start, stop)
+            for a, b in updates:
+                values = with_update(values, a, b[start:stop])
+            yield self._checked(values, flaw)
 
     def _rows(self, start: int, stop: int) -> Array:
         start, stop = self.first + start * self.step, self.first + (stop - 1) * self.step + 1
@@ -83,7 +101,11 @@ def not_finite(values: Array) -> str | None:
 class Weights:
     """Looks tensors up by canonical name and keeps the accounts. Problems are collected, so that one error can list them all."""
 
-    def __init__(self, checkpoint: Checkpoint, names: NameMap, ignored: Mapping[str, str]) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, names: NameMap, ignored: Mapping[str, str], updates: Updates | None = None
+    ) -> None:
+        self.updates = updates or Updates()
+        self.largest_piece = 0  # bytes, of all weights that were asked for
         self._checkpoint = checkpoint
         self._names = names
         self._ignored = ignored
@@ -97,6 +119,11 @@ class Weights:
 
     def get(self, name: str, shape: tuple[int, ...]) -> Weight:
         """The weight `name` of exactly `shape`; a missing or misshapen one is noted and stands in as an empty promise until `finish`."""
+        weight = self._found(name, shape)
+        self.largest_piece = max(self.largest_piece, weight.largest_piece)
+        return weight
+
+    def _found(self, name: str, shape: tuple[int, ...]) -> Weight:
         source, spelling, tensor = self._find(name)
         self._used |= {spelling, *source.also}
         stored = source.stored_shape(shape)
@@ -109,17 +136,19 @@ class Weights:
             )
         if source.flat:
             tensor = _as_row(tensor)
+        merged, kept = self.updates.merged(name, shape), self.updates.kept(name, shape)
         if source.turned:
-            return Weight(name, shape, _part(tensor, source), _transposed(None))
+            return Weight(name, shape, _part(tensor, source), _transposed(None), merged=merged, kept=kept)
         transform = _transposed(source.transform) if source.transposed else source.transform
         rows = source.rows or Rows(0, 0, 0)
-        return Weight(name, shape, tensor, transform, rows.start, source.index, rows.step)
+        return Weight(name, shape, tensor, transform, rows.start, source.index, rows.step, merged, kept)
 
     def finish(self) -> None:
         """Settles the accounts once every weight of every program was asked for.
 
         Raises:
             WrongShape, MissingWeights, UnusedWeights: each lists all its tensors; the first that applies is raised.
+            UnsupportedConfig: an adapter that cannot be kept apart.
         """
         where = self._checkpoint.files[0]
         if self._wrong:
@@ -135,6 +164,7 @@ class Weights:
             raise UnusedWeights(
                 f"{where}: tensors that this architecture does not read, so the result would not be this model: {_listed(unused)}"
             )
+        self.updates.finish()
 
     def _find(self, name: str) -> tuple[Source, str, LazyTensor | None]:
         """Where a weight comes from, how the checkpoint spells that, and the tensor, if it is there."""

@@ -18,7 +18,7 @@ from edgelm.errors import CheckpointError, PackageError
 from edgelm.package import MANIFEST, PROBES, sha256
 from edgelm.progress import progress
 from edgelm.providers import Provider
-from edgelm_export.assemble import assemble, plan
+from edgelm_export.assemble import Assembly, assemble, plan
 from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.checkpoint.slow_tokenizer import VOCABULARIES
 from edgelm_export.graph import Produce
@@ -116,12 +116,8 @@ def check_space(target: Path, nbytes: int) -> None:
 
 def write_programs(
     model: Model, recipe: Recipe, provider: Provider, folder: Path, taps: Sequence[str] = ()
-) -> Mapping[str, ir.Model]:
-    """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well.
-
-    Returns:
-        The graphs, by the program's name.
-    """
+) -> Assembly:
+    """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well."""
     total = plan(model, recipe, provider).nbytes
     files: dict[str, DataFile] = {}
     with progress(total, f"Writing {recipe.name}", "B") as bar:
@@ -131,13 +127,13 @@ def write_programs(
                 files[name] = DataFile(folder / f"{name}.onnx.data", bar.advance)
                 return files[name]
 
-            programs = assemble(model, recipe, provider, store_for, taps)
+            assembly = assemble(model, recipe, provider, store_for, taps)
         finally:
             for file in files.values():
                 file.close()
-    for name, program in programs.items():
+    for name, program in assembly.programs.items():
         write_graph(program, folder / f"{name}.onnx")
-    return programs
+    return assembly
 
 
 def write_probes(programs: Iterable[ir.Model], provider: Provider, folder: Path) -> Mapping[str, Mapping[str, Any]]:

@@ -19,7 +19,7 @@ def main() -> None:
     load_s = time.perf_counter() - start
     vocabulary = json.loads((package / "vocabulary.json").read_text(encoding="utf-8"))
     if task["mode"] == "logits":
-        found = generator.forward_batch([task["logits_ids"]], return_log_probs=True).log_probs
+        found = generator.forward_batch([task["logits_ids"]], return_log_probs=False)
         np.save(task["logits_file"], np.asarray(found)[0].astype(np.float32))
         answer({"load_s": load_s})
 

@@ -264,7 +264,7 @@ def test_neutral_values_and_keys_without_effect_are_not_listed():
 def test_every_field_describes_itself():
     for field in dataclasses.fields(GenerationConfig):
         assert field.metadata["help"].endswith(".")
-        assert set(field.metadata) == {"help", "range", "type", "multiple", "cli", "choices", "nested"}
+        assert set(field.metadata) == {"help", "range", "type", "multiple", "cli", "choices", "nested", "json"}
 
 
 def test_command_line_options_are_the_fields_meant_for_it():
@@ -276,3 +276,28 @@ def test_command_line_options_are_the_fields_meant_for_it():
     assert (options["seed"].type, options["seed"].default, options["seed"].multiple) == (int, None, False)
     assert (options["stop"].type, options["stop"].range, options["stop"].multiple) == (str, None, True)
     assert str(options["top_p"].range) == "[0, 1]"
+
+
+def test_a_schema_may_be_given_as_data_and_is_kept_as_text():
+    for given, kept in (({"type": "null"}, '{"type": "null"}'), (True, "true"), ('{"a":1}', '{"a":1}')):
+        config = GenerationConfig(json_schema=given)  # type: ignore[arg-type]
+        assert config.constraints == [("json_schema", kept)]
+    for wrong, message in (
+        ({"a": {1, 2}}, "cannot be written as JSON: .*set"),
+        (5, "json_schema is 5, but must be a non"),
+    ):
+        with pytest.raises(InvalidOption, match=message):
+            GenerationConfig(json_schema=wrong)  # type: ignore[arg-type]
+
+
+def test_one_thing_at_a_time_says_what_the_text_must_look_like():
+    assert GenerationConfig(choice="a").constraints == [("choice", ("a",))]  # type: ignore[arg-type]
+    with pytest.raises(InvalidOption, match="json_schema and regex exclude each other: give one of them"):
+        GenerationConfig(json_schema="{}", regex="a")
+    with pytest.raises(InvalidOption, match="choice is empty: give at least one text"):
+        GenerationConfig(choice=())
+
+
+def test_a_checkpoint_cannot_constrain():
+    assert GenerationConfig.from_checkpoint({"regex": "a", "grammar": "b"}).constraints == []
+    assert unsupported_keys({"json_schema": "{}"}) == ["json_schema"]
