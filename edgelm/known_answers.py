@@ -84,7 +84,8 @@ def answers(file: Path, probes: Mapping[str, Mapping[str, Any]], provider: Provi
     """
     graph = file.read_bytes()
     found = _remembered(graph, provider)
-    if not probes.keys() <= found.keys():
+    asked = not probes.keys() <= found.keys()
+    if asked:
         program = Program(file, provider, threads=1, graph=graph)
         results = program.run({NOTHING: np.zeros((), np.float32)}, program.outputs)
         found = dict(zip(program.outputs, map(float, results), strict=True))
@@ -92,21 +93,21 @@ def answers(file: Path, probes: Mapping[str, Mapping[str, Any]], provider: Provi
     if missing:
         raise ManifestError(f"{file} has no probe {', '.join(missing)}; export the package again")
     said = [Answer(probe["operator"], found[name], probe["tolerance"]) for name, probe in probes.items()]
-    if all(answer.right for answer in said):  # what is wrong is tried again the next time
+    if asked and all(answer.right for answer in said):  # what is wrong is tried again the next time
         _remember(graph, provider, found)
     return said
 
 
 @cache
-def _environment(ort_name: str) -> str:
+def _environment() -> str:
     """What decides how operators compute, and does not change while a process runs."""
     import onnxruntime
 
-    return "\n".join([onnxruntime.__version__, onnxruntime.get_build_info(), ort_name, *cpu_features()])
+    return "\n".join([onnxruntime.__version__, onnxruntime.get_build_info(), *cpu_features()])
 
 
 def _place(graph: bytes, provider: Provider) -> Path:
-    key = hashlib.sha256(graph + _environment(provider.ort_name).encode("utf-8")).hexdigest()
+    key = hashlib.sha256(graph + f"{_environment()}\n{provider}".encode()).hexdigest()
     return home.answers_folder() / f"{key}.json"
 
 
@@ -122,8 +123,6 @@ def _remember(graph: bytes, provider: Provider, found: Mapping[str, float]) -> N
     """A cache folder that cannot be written costs the time of trying again, nothing else."""
     place = _place(graph, provider)
     with suppress(OSError):
-        if place.exists():
-            return
         place.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=place.parent)
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 from edgelm.encode import Encoder, Grouping, Threads
 from edgelm.errors import InvalidOption
 from edgelm.known_answers import check_operators
+from edgelm.machine import physical_cores
 from edgelm.package import Package
 from edgelm.providers import Provider
 from edgelm.session import Program
@@ -69,12 +68,3 @@ def load_encoder(package: Package, provider: Provider, threads: int | None) -> E
     facts = package.manifest.encoder_facts
     grouping = Grouping() if facts.alone else Grouping(provider.bucket_tokens, provider.pads)
     return Encoder(program, facts.pad_token_id, grouping, shared)
-
-
-def physical_cores(system: Path = Path("/sys/devices/system/cpu")) -> int:
-    """Cores this process may use, those that share one counted once where the system tells."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    try:
-        return len({(system / f"cpu{i}" / "topology" / "thread_siblings_list").read_text() for i in allowed})
-    except OSError:
-        return len(allowed)

@@ -1,7 +1,8 @@
-"""What the processor of this machine has that ONNX Runtime's kernels choose by. Asks the system only, runs nothing."""
+"""What this machine has: instruction sets that ONNX Runtime's kernels are chosen by, cores, memory. Asks the system only."""
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -35,3 +36,28 @@ def read_features(cpuinfo: Path) -> tuple[str, ...] | None:
             flags = set(value.split())
             return tuple(name for name in _FEATURES if name in flags)
     return None
+
+
+def physical_cores(system: Path = Path("/sys/devices/system/cpu")) -> int:
+    """Cores this process may use, those that share one counted once where the system tells."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    try:
+        return len({(system / f"cpu{i}" / "topology" / "thread_siblings_list").read_text() for i in allowed})
+    except OSError:
+        return len(allowed)
+
+
+def available_memory() -> int | None:
+    """Bytes the system says can be had without swapping; None where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return _physical_memory()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), _physical_memory())
+
+
+def _physical_memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None

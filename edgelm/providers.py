@@ -75,14 +75,22 @@ def find_provider(device: str, *, package_device: str = "cpu") -> Provider:
     name = package_device if device == "auto" else device
     if name not in PROVIDERS:
         raise ProviderError(f"device {device!r} is not known (known: auto, {', '.join(PROVIDERS)})")
+    provider = PROVIDERS[name]
+    lacking = missing(provider)
+    if lacking:
+        raise ProviderError("; ".join(lacking))
+    return provider
+
+
+def missing(provider: Provider) -> tuple[str, ...]:
+    """What keeps this machine from using a provider, each with the way to get it; empty where nothing does."""
     import onnxruntime  # lazy, so that `import edgelm` stays light
 
-    provider = PROVIDERS[name]
-    if provider.ort_name not in onnxruntime.get_available_providers():
-        raise ProviderError(
-            f"this ONNX Runtime has no {provider.ort_name}; install one that has: pip install 'edgelm[{provider.extra}]'"
-        )
-    return provider
+    if provider.ort_name in onnxruntime.get_available_providers():
+        return ()
+    return (
+        f"this ONNX Runtime has no {provider.ort_name}; install one that has: pip install 'edgelm[{provider.extra}]'",
+    )
 
 
 def check_onnxruntime() -> None:

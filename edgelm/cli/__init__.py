@@ -11,7 +11,7 @@ import click
 from edgelm import __version__
 from edgelm.errors import EdgeLMError
 
-_COMMANDS = ("export", "run", "chat", "bench", "inspect", "verify", "models")
+_COMMANDS = ("export", "run", "chat", "bench", "inspect", "verify", "doctor", "models")
 
 
 class _Commands(click.Group):

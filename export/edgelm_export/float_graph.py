@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from edgelm.machine import available_memory
 from edgelm.providers import PROVIDERS
 from edgelm_export.assemble import plan
 from edgelm_export.blocks.linear import INPUT_TAP
@@ -74,19 +74,3 @@ class FloatGraph:
             taps = [f"{INPUT_TAP}*"] if "encoder" in self._model.programs else []
             write_programs(self._model, self._recipe, PROVIDER, self._folder, taps)
         return self._folder / f"{name}.onnx"
-
-
-def available_memory() -> int | None:
-    """Bytes the system says can be had without swapping; None where it does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return _physical_memory()
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), _physical_memory())
-
-
-def _physical_memory() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None

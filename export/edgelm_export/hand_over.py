@@ -95,7 +95,7 @@ def hand_over(
         programs = ForeignPrograms(checkpoint, task, graphs, _PROVIDER)
         written = programs.write(recipe, folder)
         manifest = _describe(checkpoint, source, original, task, family, recipe, written, options.context_length)
-        probes = write_probes(written.graphs, folder)
+        probes = write_probes(written.graphs, _PROVIDER, folder)
         names = {name: f"{name}.onnx" for name in graphs}
         manifest = replace(manifest, programs=names, files=digests(folder), probes=probes)
         manifest.save(folder)

@@ -127,7 +127,7 @@ def _export(
         with cost.of("writing"):
             written = write_programs(model, recipe, provider, folder)
         parts = {
-            "probes": write_probes(written.programs.values(), folder),
+            "probes": write_probes(written.programs.values(), provider, folder),
             "adapters": write_adapters(adapters, written.adapted, provider, folder),
             "weight_bytes_per_step": weight_bytes_per_step(written.programs),
         }

@@ -136,9 +136,9 @@ def write_programs(
     return assembly
 
 
-def write_probes(programs: Iterable[ir.Model], folder: Path) -> Mapping[str, Mapping[str, Any]]:
+def write_probes(programs: Iterable[ir.Model], provider: Provider, folder: Path) -> Mapping[str, Mapping[str, Any]]:
     """Writes the known answers of the operators that programs use, and says what the manifest says of them."""
-    answers = known_answers(programs)
+    answers = known_answers(programs, provider.activation_dtype)
     if answers.probes:
         (folder / PROBES).write_bytes(answers.graph)
     return answers.probes

@@ -53,9 +53,9 @@ def sound(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A package of each kind, measured."""
     checkpoint, precision = GOLDENS[request.param]
     folder = tmp_path_factory.mktemp(request.param)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgelm_export.seq2seq_quality.SOURCES", 4)
-        return edgelm.export(checkpoint(folder / "source"), folder / "out", precision=precision).path
+    (folder / "short.txt").write_text("wa zu ki, wo. " * 20)
+    options = {"precision": precision, "eval_text": folder / "short.txt"}
+    return edgelm.export(checkpoint(folder / "source"), folder / "out", **options).path
 
 
 @pytest.fixture(scope="module")
@@ -186,8 +186,10 @@ def test_right_answers_are_remembered_and_wrong_ones_are_not(
     with monkeypatch.context() as patch:
         patch.setattr(Program, "__init__", lambda *_, **__: pytest.fail("asked again"))
         assert known_answers.package_answers(opened, CPU) == first
-    next(tmp_path.iterdir()).write_text("[]")  # of no use
+    [remembered] = tmp_path.iterdir()
+    remembered.write_text("[]")  # of no use, so it is replaced
     assert known_answers.package_answers(opened, CPU) == first
+    assert remembered.read_text() != "[]"
 
 
 def test_another_build_or_processor_is_asked_again(
@@ -196,9 +198,10 @@ def test_another_build_or_processor_is_asked_again(
     monkeypatch.setattr(home, "answers_folder", lambda: tmp_path)
     opened = Package.open(package)
     known_answers.package_answers(opened, CPU)
-    monkeypatch.setattr(known_answers, "_environment", lambda _: "another")
+    monkeypatch.setattr(known_answers, "_environment", lambda: "another")
     known_answers.package_answers(opened, CPU)
-    assert len(list(tmp_path.iterdir())) == 2
+    known_answers.package_answers(opened, replace(CPU, session_config={}))  # as are other kernels of the same provider
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(

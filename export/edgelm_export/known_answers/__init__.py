@@ -37,6 +37,8 @@ PROBED: Mapping[tuple[str, str], Callable[[Setting], Problem]] = {
     (CONTRIB, "RotaryEmbedding"): attention.rotary_embedding,
 }
 
+_ROUNDING = {"float32": 0.0, "float16": 0.01, "bfloat16": 0.1}  # of weights, activations and scores
+
 
 @dataclass(frozen=True)
 class KnownAnswers:
@@ -46,8 +48,8 @@ class KnownAnswers:
     probes: Mapping[str, Mapping[str, Any]]
 
 
-def known_answers(programs: Iterable[ir.Model]) -> KnownAnswers:
-    """One problem for each different setting of each operator in the programs, in a fixed order."""
+def known_answers(programs: Iterable[ir.Model], dtype: str = "float32") -> KnownAnswers:
+    """One problem for each different setting of each operator in the programs, whose activations have `dtype`, in a fixed order."""
     settings = {
         setting.key: setting
         for program in programs
@@ -68,7 +70,10 @@ def known_answers(programs: Iterable[ir.Model]) -> KnownAnswers:
         named[f"{setting.op_type}.{number[setting.op_type]}"] = (setting, problem)
         number[setting.op_type] += 1
     probes = {
-        name: {"operator": f"{setting.domain} {setting.op_type}".strip(), "tolerance": problem.tolerance}
+        name: {
+            "operator": f"{setting.domain} {setting.op_type}".strip(),
+            "tolerance": max(problem.tolerance, _ROUNDING[dtype]),
+        }
         for name, (setting, problem) in named.items()
     }
-    return KnownAnswers(problem_graph(named), probes)
+    return KnownAnswers(problem_graph(named, dtype), probes)

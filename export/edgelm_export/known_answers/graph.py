@@ -13,9 +13,12 @@ from edgelm_export.graph import CONTRIB, DTYPES, IR_VERSION, OPSET
 from edgelm_export.known_answers.problems import Array, Case, Problem, Setting
 
 
-def problem_graph(problems: Mapping[str, tuple[Setting, Problem]]) -> bytes:
-    """A graph with an output a problem: the largest error of its cases, each max |op(inputs) - answer| / max |answer|."""
-    building = _Building()
+def problem_graph(problems: Mapping[str, tuple[Setting, Problem]], dtype: str = "float32") -> bytes:
+    """A graph with an output a problem: the largest error of its cases, each max |op(inputs) - answer| / max |answer|.
+
+    The operators' own floats are of `dtype`.
+    """
+    building = _Building(DTYPES[dtype])
     outputs = [building.error(name, setting, problem) for name, (setting, problem) in problems.items()]
     graph = ir.Graph(
         [building.nothing],
@@ -30,7 +33,8 @@ def problem_graph(problems: Mapping[str, tuple[Setting, Problem]]) -> bytes:
 
 
 class _Building:
-    def __init__(self) -> None:
+    def __init__(self, floats: ir.DataType) -> None:
+        self._floats = floats
         self.nothing = ir.val(NOTHING, dtype=ir.DataType.FLOAT, shape=[])
         self.nodes: list[ir.Node] = []
         self.initializers: list[ir.Value] = []
@@ -44,12 +48,11 @@ class _Building:
         return error
 
     def _error_of(self, name: str, setting: Setting, attributes: Mapping[str, Any], case: Case) -> ir.Value:
-        inputs = [self._constant(f"{name}.input_{i}", array) for i, array in enumerate(case.inputs)]
+        inputs = [self._constant(f"{name}.input_{i}", self._narrowed(array)) for i, array in enumerate(case.inputs)]
         while inputs[-1] is None:
             inputs.pop()
-        fed = case.inputs[case.fed]
-        dtype = DTYPES[np.asarray(fed).dtype.name]
-        nothing = self._op("Cast", f"{name}.cast", [self.nothing], to=dtype)
+        fed = self._narrowed(case.inputs[case.fed])
+        nothing = self._op("Cast", f"{name}.nothing", [self.nothing], to=DTYPES[np.asarray(fed).dtype.name])
         inputs[case.fed] = self._op("Add", f"{name}.fed", [inputs[case.fed], nothing])
         node = ir.node(
             setting.op_type,
@@ -63,10 +66,14 @@ class _Building:
         for i, value in enumerate(node.outputs):
             value.name = f"{name}.output_{i}"
         answer = self._constant(f"{name}.answer", case.answer.astype(np.float32))
-        difference = self._op("Sub", f"{name}.difference", [node.outputs[0], answer])
+        found = self._op("Cast", f"{name}.found", [node.outputs[0]], to=ir.DataType.FLOAT)
+        difference = self._op("Sub", f"{name}.difference", [found, answer])
         worst = self._op("ReduceMax", f"{name}.worst", [self._op("Abs", f"{name}.absolute", [difference])], keepdims=0)
         scale = self._constant(f"{name}.scale", np.array(1 / np.abs(case.answer).max(), np.float32))
         return self._op("Mul", f"{name}.error", [worst, scale])
+
+    def _narrowed(self, array: Array | None) -> Array | None:
+        return array if array is None or array.dtype != np.float32 else array.astype(self._floats.numpy())
 
     def _constant(self, name: str, array: Array | None) -> ir.Value | None:
         if array is None:
