@@ -160,3 +160,10 @@ def test_every_registered_type_reads() -> None:
 def test_a_rope_type_that_is_no_text_is_listed(kind: Any) -> None:
     with pytest.raises(UnsupportedConfig, match="rope type .* is not supported"):
         read(rope_scaling={"rope_type": kind, "factor": 2.0})
+
+
+def test_more_layers_than_any_model_has_are_refused_before_they_take_memory() -> None:
+    with pytest.raises(
+        UnsupportedConfig, match="num_hidden_layers is 2147483647, expected a whole number from 1 to 2048"
+    ):
+        read(num_hidden_layers=2**31 - 1)
