@@ -20,9 +20,18 @@ EdgeLMError
 └── VerificationError           an export that disagrees with itself or with its source
 """
 
+# Of a message; what is longer quotes a file that was made to fill the screen.
+_LONGEST = 8000
+
 
 class EdgeLMError(Exception):
-    """Base of all errors above; the command line shows it as one line and exits with 1."""
+    """Base of all errors above; the command line shows it as one line and exits with 1.
+
+    Messages quote files that others wrote: what a terminal would obey is escaped, and the end of an endless one cut off.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_shown(message))
 
 
 class CheckpointError(EdgeLMError):
@@ -91,3 +100,11 @@ class InvalidOption(GenerationError):
 
 class VerificationError(EdgeLMError):
     """The package disagrees with itself or with its source."""
+
+
+def _shown(message: str) -> str:
+    more = len(message) - _LONGEST
+    text = message if more <= 0 else f"{message[:_LONGEST]} ... and {more:,} more characters"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

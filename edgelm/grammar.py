@@ -117,9 +117,11 @@ def compile_grammar(config: GenerationConfig, vocabulary: Vocabulary) -> Grammar
         InvalidOption: it is not valid, or there is no end token.
     """
     (option, value), *_ = config.constraints
-    if not config.eos_token_id:
-        raise InvalidOption(f"option {option} needs an end token, and this model has none; give eos_token_id")
-    return Grammar(vocabulary, option, value, config.eos_token_id)
+    if not config.end_token_ids:
+        raise InvalidOption(
+            f"option {option} needs an end token, and this model has none; give eos_token_id or stop_token_ids"
+        )
+    return Grammar(vocabulary, option, value, config.end_token_ids)
 
 
 def _rules(option: str, value: Any) -> str:

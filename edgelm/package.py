@@ -138,11 +138,6 @@ class Package:
                     f"{folder}: {name} has {file.stat().st_size:,} bytes, the manifest says {entry['size']:,}; "
                     "the copy is incomplete or was changed, export or copy it again"
                 )
-        for program, name in manifest.programs.items():
-            if name not in manifest.files:
-                raise ManifestError(
-                    f"{folder}: program {program!r} names {name}, which is not among the package's files"
-                )
         return cls(folder, manifest)
 
     def verify_digests(self) -> None:
@@ -209,7 +204,7 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         text = file.read_bytes().decode("utf-8")
         raw = json.loads(text)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ManifestError(f"{file} cannot be read: {error}; export the package again") from error
     if not isinstance(raw, dict):
         raise ManifestError(f"{file} is not a manifest; export the package again")
@@ -257,6 +252,9 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
         _inside(file.parent, name)
         if not isinstance(cast(Any, entry), dict) or not _is_file_entry(entry):
             raise ManifestError(f"{file}: the entry of {name} lacks its size or sha256")
+    for name, program in cast(dict[str, Any], values["programs"]).items():
+        if not isinstance(program, str) or program not in values["files"]:
+            raise ManifestError(f"{file}: program {name!r} names {program}, which is not among the package's files")
     known = {key: values[key] for key in _TYPES if key != "notes"}
     exporter = values.get("exporter", EDGELM)
     if exporter not in (EDGELM, OPTIMUM):
@@ -326,7 +324,7 @@ def _is_file_entry(entry: dict[str, Any]) -> bool:
 
 def _inside(folder: Path, name: str) -> Path:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not path.parts:
+    if path.is_absolute() or ".." in path.parts or not path.parts or any(sign in name for sign in "\\:\0"):
         raise ManifestError(
             f"{folder}: the manifest names {name!r}, a path that leaves the package; it is not safe to open"
         )

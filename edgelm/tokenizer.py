@@ -84,8 +84,9 @@ class Tokenizer:
         """
         try:
             return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
-        except TypeError as error:
-            raise _half_pair([text], error) from error
+        except BaseException as error:
+            _explain([text], error)
+            raise
 
     def encode_batch(self, texts: Sequence[Text], *, offsets: bool = True) -> list[Encoding]:
         """Texts, or pairs of them, with everything the tokenizers library knows about their tokens.
@@ -100,9 +101,9 @@ class Tokenizer:
         encode = self._backend.encode_batch if offsets else self._backend.encode_batch_fast
         try:
             return encode(list(texts), add_special_tokens=True)
-        except TypeError as error:
-            parts = [part for text in texts for part in ([text] if isinstance(text, str) else text)]
-            raise _half_pair(parts, error) from error
+        except BaseException as error:
+            _explain([part for text in texts for part in ([text] if isinstance(text, str) else text)], error)
+            raise
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of ids; ids without a token (a model's padded rows) give nothing.
@@ -216,16 +217,29 @@ class Tokenizer:
         return lambda token_id: None if token_id in hidden else lookup(token_id)
 
 
-def _half_pair(texts: Sequence[str], error: TypeError) -> Exception:
-    """What to say of texts that Rust cannot take as Unicode; the error itself where that is not the reason."""
-    for text in texts:
+def _explain(texts: Sequence[str], error: BaseException) -> None:
+    """Raises what can be said of texts that the tokenizers library does not encode; nothing where the error says it all.
+
+    Raises:
+        InvalidOption: one of them is no Unicode text.
+        ManifestError: the library gives up on what tokenizer.json says.
+    """
+    for text in texts if isinstance(error, TypeError) else ():
         half = next((i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
         if half is not None:
-            return InvalidOption(
+            raise InvalidOption(
                 f"the text holds half a surrogate pair (U+{ord(text[half]):04X}) at position {half}; "
                 "decode your input as UTF-8 (or with errors='replace')"
-            )
-    return error
+            ) from error
+    if type(error) is Exception or _is_panic(error):
+        raise ManifestError(
+            f"tokenizer.json contradicts itself, so this text cannot be encoded ({error}); export the model again"
+        ) from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether it is a panic of Rust, which arrives as PanicException: no Exception, and without an importable name."""
+    return type(error).__name__ == "PanicException"
 
 
 def read_tokenizer_config(folder: Path) -> dict[str, Any]:
@@ -263,8 +277,7 @@ def _parse(text: str, path: Path) -> Backend:
     try:
         return Backend.from_str(text)
     except BaseException as error:
-        # A Rust panic arrives as PanicException, which is no Exception and has no importable name.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not isinstance(error, Exception) and not _is_panic(error):
             raise
         raise ManifestError(f"{path} is no tokenizer ({error}); export the model again") from error
 

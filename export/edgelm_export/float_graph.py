@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -15,6 +15,7 @@ from edgelm_export.blocks.linear import INPUT_TAP
 from edgelm_export.memory_bound import MemoryBound
 from edgelm_export.model import Model
 from edgelm_export.quantize.recipe import preset
+from edgelm_export.scratch import scratch_folder
 from edgelm_export.write import write_programs
 
 PROVIDER = PROVIDERS["cpu"]
@@ -44,6 +45,7 @@ class FloatGraph:
         self._say = say
         self._recipe = preset("fp32", model.config.num_hidden_layers)
         self._folder: Path | None = None
+        self._scratch = ExitStack()
 
     def __enter__(self) -> FloatGraph:
         return self
@@ -51,8 +53,7 @@ class FloatGraph:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.close()
 
     def lacking(self, purpose: str, beside_nbytes: int = 0) -> str | None:
         """What this machine lacks to run it beside a package of so many bytes; None when nothing does."""
@@ -70,7 +71,7 @@ class FloatGraph:
     def program(self, name: str) -> Path:
         """The graph file of a program. Inputs of its projections are outputs of the graph too."""
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix=".edgelm-float.", dir=self._beside))
+            self._folder = self._scratch.enter_context(scratch_folder(self._beside, ".edgelm-float."))
             taps = [f"{INPUT_TAP}*"] if "encoder" in self._model.programs else []
             write_programs(self._model, self._recipe, PROVIDER, self._folder, taps)
         return self._folder / f"{name}.onnx"

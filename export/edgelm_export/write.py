@@ -25,6 +25,7 @@ from edgelm_export.graph import Produce
 from edgelm_export.known_answers import known_answers
 from edgelm_export.model import Model
 from edgelm_export.quantize.recipe import Recipe
+from edgelm_export.scratch import scratch_folder
 
 # Tensors start on cache lines, so that kernels may read the mapped file directly.
 _ALIGNMENT = 64
@@ -67,21 +68,21 @@ def package_folder(target: Path, *, force: bool) -> Iterator[Path]:
     check_target(target, force=force)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        scratch = scratch_folder(target.parent, f".{target.name}.edgelm-")
     except OSError as error:
         raise PackageError(f"{target} cannot be written: {error.strerror}; choose another folder with -o") from error
-    try:
-        yield folder
-        folder.chmod(0o777 & ~_umask())
-        _replace(folder, target)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PackageError(
-                f"the disk of {target.parent} is full; nothing was left behind. Free space or choose another folder with -o"
-            ) from error
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with scratch as folder:
+        try:
+            yield folder
+            folder.chmod(0o777 & ~_umask())
+            _replace(folder, target)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise PackageError(
+                    f"the disk of {target.parent} is full; nothing was left behind. Free space, lift a limit on the size of files "
+                    "(ulimit -f), or choose another folder with -o"
+                ) from error
+            raise
 
 
 def check_target(target: Path, *, force: bool) -> None:

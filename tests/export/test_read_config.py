@@ -154,3 +154,16 @@ def test_a_config_without_model_type_is_refused() -> None:
 def test_every_registered_type_reads() -> None:
     for model_type in REGISTRY:
         assert read(model_type=model_type).model_type == model_type
+
+
+@pytest.mark.parametrize("kind", [["llama3"], {"a": 1}, 3])
+def test_a_rope_type_that_is_no_text_is_listed(kind: Any) -> None:
+    with pytest.raises(UnsupportedConfig, match="rope type .* is not supported"):
+        read(rope_scaling={"rope_type": kind, "factor": 2.0})
+
+
+def test_more_layers_than_any_model_has_are_refused_before_they_take_memory() -> None:
+    with pytest.raises(
+        UnsupportedConfig, match="num_hidden_layers is 2147483647, expected a whole number from 1 to 2048"
+    ):
+        read(num_hidden_layers=2**31 - 1)

@@ -193,3 +193,9 @@ def test_a_file_builds_on_the_presets_of_its_family(tmp_path: Path) -> None:
     path = write(tmp_path, 'precision = "int8"\n[rules]\n"layers.0.*" = "float16"\n')
     recipe = recipe_from_file(path, LAYERS, family="encoder")
     assert names(recipe, "layers.0.o_proj", "layers.1.o_proj") == ["float16", "int8-dynamic"]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000])
+def test_json_made_to_exhaust_a_reader_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match=r"own.json: the recipe is neither TOML nor JSON"):
+        recipe_from_file(write(tmp_path, text, "own.json"), LAYERS)

@@ -286,7 +286,8 @@ def test_recursion_that_may_end_is_allowed() -> None:
 
 def test_a_model_without_an_end_token_cannot_be_constrained() -> None:
     with pytest.raises(
-        InvalidOption, match="option regex needs an end token, and this model has none; give eos_token_id"
+        InvalidOption,
+        match="option regex needs an end token, and this model has none; give eos_token_id or stop_token_ids",
     ):
         generate("byte-level", regex="a", eos_token_id=())
 

@@ -166,7 +166,7 @@ def test_a_changed_byte_is_seen_by_its_digest(folder: Path) -> None:
         Package.open(folder).verify_digests()
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "..\\x", "C:/x", ""])
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a\0b", "a/../../x", "..\\x", "C:/x", ""])
 def test_a_path_that_leaves_the_folder_is_refused(folder: Path, name: str) -> None:
     change(folder, files={name: {"sha256": "0", "size": 1}})
     with pytest.raises(ManifestError, match="leaves the package"):
@@ -197,3 +197,16 @@ def test_a_file_entry_without_digest_is_refused(folder: Path) -> None:
 def test_an_unknown_program_is_named(folder: Path) -> None:
     with pytest.raises(ManifestError, match=r"has no program 'encoder' \(it has decoder\)"):
         Package.open(folder).program("encoder")
+
+
+def test_brackets_within_brackets_are_no_manifest(folder: Path) -> None:
+    (folder / MANIFEST).write_text("[" * 100_000)
+    with pytest.raises(ManifestError, match="cannot be read: maximum recursion depth exceeded"):
+        Package.open(folder)
+
+
+@pytest.mark.parametrize("program", [["decoder.onnx"], None, {}, "other.onnx"])
+def test_a_program_is_the_name_of_a_file(folder: Path, program: Any) -> None:
+    change(folder, programs={"decoder": program})
+    with pytest.raises(ManifestError, match="program 'decoder' names .*, which is not among the package's files"):
+        Package.open(folder)

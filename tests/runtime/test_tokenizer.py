@@ -259,6 +259,13 @@ def test_tokenizer_that_panics_the_library_is_reported(tmp_path: Path, capfd: py
     capfd.readouterr()  # the library's own complaint on standard error
 
 
+def test_a_tokenizer_without_its_own_unknown_token_is_reported_at_the_first_text() -> None:
+    tokenizer = Tokenizer(Backend(models.WordPiece({"a": 0}, unk_token="[UNK]")), {})
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_batch([text])):
+        with pytest.raises(ManifestError, match=r"tokenizer\.json contradicts itself, so this text cannot be encoded"):
+            encode("b")
+
+
 @pytest.mark.parametrize("name", ["tokenizer_config", "special_tokens_map"])
 @pytest.mark.parametrize("content", ["", "[]", "{", "7"])
 def test_broken_config_is_reported(tmp_path: Path, name: str, content: str) -> None:

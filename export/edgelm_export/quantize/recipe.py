@@ -201,7 +201,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidOption(f"{path}: the recipe cannot be read: {error}") from error
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
         raise InvalidOption(
             f"{path}: the recipe is neither TOML nor JSON (a name ending in .json is read as JSON): {error}"
         ) from error
