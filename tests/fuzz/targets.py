@@ -18,6 +18,7 @@ from tokenizers import Tokenizer as Backend
 
 from edgelm.chat import ChatTemplate
 from edgelm.cli.facts import package_facts
+from edgelm.errors import InvalidOption
 from edgelm.generation_config import GenerationConfig, unsupported_keys
 from edgelm.package import MANIFEST, PROBES, Package, sealed
 from edgelm.providers import PROVIDERS
@@ -337,7 +338,8 @@ def _rendered(folder: Path) -> None:
     template = ChatTemplate.from_folder(folder, {"bos_token": "<s>", "eos_token": "</s>"})
     assert template is not None
     template.render(_MESSAGES[:1])
-    template.render(_MESSAGES, tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])
+    with contextlib.suppress(InvalidOption):  # those that do not read tools say so
+        template.render(_MESSAGES, tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])
 
 
 def _template(source: str) -> Target:
