@@ -11,6 +11,8 @@ from edgelm.errors import InvalidOption
 from edgelm.package import Package
 from edgelm.providers import PROVIDERS, Provider
 from edgelm_export.assemble import plan
+from edgelm_export.budgeted import Budget, read_budget, survey, within_budget
+from edgelm_export.calibration import calibrated
 from edgelm_export.checkpoint import open_checkpoint
 from edgelm_export.evaluation import choose_text
 from edgelm_export.float_graph import FloatGraph
@@ -18,10 +20,11 @@ from edgelm_export.hand_over import hand_over, is_handed_over
 from edgelm_export.manifest import describe_export
 from edgelm_export.model import Model, check_tied_head, understand
 from edgelm_export.quality_page import with_quality
-from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, preset, recipe_from_file
+from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, preset
+from edgelm_export.quantize.recipe_file import recipe_from_file, write_recipe
 from edgelm_export.sources import resolve_source
 from edgelm_export.traffic import weight_bytes_per_step
-from edgelm_export.verify import calibrated, recorded_run, verify
+from edgelm_export.verify import recorded_run, verify
 from edgelm_export.write import (
     check_space,
     check_target,
@@ -47,6 +50,10 @@ class ExportOptions:
     offline: bool = False
     recipe: str | Path | None = None
     eval_text: str | Path | None = None
+    calibration_text: str | Path | None = None
+    max_kld: float | None = None
+    target_size: str | int | None = None
+    write_recipe: str | Path | None = None
     verify: bool = True
     force: bool = False
 
@@ -74,8 +81,8 @@ def export(
         PackageError: `out` cannot be written.
         VerificationError: the package disagrees with itself or yields NaN.
     """
-    target = Path(out)
-    provider, text = _provider(options.device), choose_text(options.eval_text)
+    target, provider, budget = Path(out), _provider(options.device), _budget(options)
+    text, known = choose_text(options.eval_text), choose_text(options.calibration_text, "calibration").text
     check_target(target, force=options.force)
     found = resolve_source(str(source), revision=options.revision, offline=options.offline)
     checkpoint = open_checkpoint(found.path)
@@ -92,16 +99,35 @@ def export(
     manifest = describe_export(model, recipe, provider, found)
     with package_folder(target, force=options.force) as folder, FloatGraph(model, folder.parent, say) as graph:
         write_texts(model.checkpoint, folder)
-        recipe = calibrated(recipe, model, folder, graph)
-        programs = write_programs(model, recipe, provider, folder)
-        probes, step = write_probes(programs.values(), folder), weight_bytes_per_step(programs)
-        manifest = replace(manifest, files=digests(folder), probes=probes, weight_bytes_per_step=step)
-        manifest.save(folder)
-        if options.verify:
-            package = Package.open(folder)
-            manifest = with_quality(manifest, verify(package, model, provider, graph, text, say), folder)
-            replace(manifest, recorded_run=recorded_run(package, provider, text)).save(folder)
-    return Package.open(target)
+
+        def write(recipe: Recipe) -> Package:
+            plan(model, recipe, provider)
+            recipe = recipe.used()
+            programs = write_programs(model, recipe, provider, folder)
+            probes, step = write_probes(programs.values(), folder), weight_bytes_per_step(programs)
+            written = replace(manifest, precision=recipe.name, recipe=recipe.as_manifest(), probes=probes)
+            written = replace(written, files=digests(folder), weight_bytes_per_step=step)
+            written.save(folder)
+            if options.verify:
+                package = Package.open(folder)
+                written = with_quality(written, verify(package, model, provider, graph, text, say), folder)
+                replace(written, recorded_run=recorded_run(package, provider, text)).save(folder)
+            return Package.open(folder)
+
+        if budget is None:
+            write(calibrated(recipe, model, folder, graph, known, say))
+        else:
+            within_budget(budget, *survey(model, folder, graph, known), write, say)
+    package = Package.open(target)
+    if options.write_recipe is not None:
+        write_recipe(Path(options.write_recipe), package.manifest.recipe)
+    return package
+
+
+def _budget(options: ExportOptions) -> Budget | None:
+    others = {"--precision": options.precision, "--recipe": options.recipe, "--block-size": options.block_size}
+    given = [name for name, value in others.items() if value is not None]
+    return read_budget(options.max_kld, options.target_size, given, verify=options.verify)
 
 
 def choose_recipe(options: ExportOptions, model: Model) -> Recipe:
