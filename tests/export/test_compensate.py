@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -105,3 +109,32 @@ def test_sums_in_another_order_change_no_code() -> None:
     rows, form = weights(), find_format("int4-b32-asym")
     first, second = (form.quantize(rows, Compensation(moments(some))) for some in (inputs, inputs[::-1]))
     assert np.array_equal(first.packed, second.packed)
+
+
+_CODES = """
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+from edgelm_export.quantize.calibrate import _products
+from edgelm_export.quantize.compensate import Compensation
+from edgelm_export.quantize.formats import find_format
+
+random = np.random.default_rng(0)
+inputs = random.integers(-9, 10, (700, 512)).cumsum(1).astype(np.float32)
+form = find_format("int4-b32-asym")
+found = form.quantize(random.standard_normal((300, 512)).astype(np.float32), Compensation(_products(inputs)))
+print(hashlib.sha256(found.packed.tobytes()).hexdigest())
+"""
+
+
+def test_the_number_of_threads_changes_no_code() -> None:
+    def digest(threads: str) -> str:
+        limits = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
+        command = [sys.executable, "-c", _CODES]
+        return subprocess.run(command, env={**os.environ, **limits}, check=True, capture_output=True, text=True).stdout
+
+    assert len(digest("1")) == 65
+    assert digest("1") == digest("2")
