@@ -74,6 +74,11 @@ class Program:
         """Names of what the graph gives."""
         return [port.name for port in self.session.get_outputs()]
 
+    def columns(self, output: str) -> int | None:
+        """Length of an output's last axis, where ONNX Runtime knows it before it runs."""
+        shape = next(port.shape for port in self.session.get_outputs() if port.name == output)
+        return shape[-1] if isinstance(shape[-1], int) else None
+
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[np.float32]]:
         """Those outputs of the graph, in memory of their own; several threads may run at once."""
         return cast("list[NDArray[np.float32]]", self.session.run(list(outputs), dict(feeds)))

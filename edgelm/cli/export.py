@@ -35,6 +35,22 @@ from edgelm.quality_card import screen
 @click.option("--offline", is_flag=True, help="Use only what is on disk already.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="File of glob -> format rules, instead of --precision.")
 @click.option(
+    "--max-kld",
+    type=float,
+    help="Mean KL divergence to keep, in nats: the formats are chosen for it, at the fewest bytes.",
+)
+@click.option(
+    "--target-size", help="Size to keep, such as 100MB: the formats are chosen for it, at the least divergence."
+)
+@click.option(
+    "--write-recipe", type=click.Path(path_type=Path), help="File for the formats chosen, which --recipe reads."
+)
+@click.option(
+    "--calibration-text",
+    type=click.Path(path_type=Path),
+    help="UTF-8 text to calibrate with, instead of the built-in one.",
+)
+@click.option(
     "--eval-text",
     type=click.Path(path_type=Path),
     help="UTF-8 text to measure quality on, instead of the built-in one.",

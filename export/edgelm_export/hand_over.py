@@ -29,7 +29,8 @@ from edgelm_export.model import with_modules
 from edgelm_export.nearest import unknown_architecture
 from edgelm_export.quality_page import with_quality
 from edgelm_export.quantize.formats import find_format, with_block_size
-from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, recipe_from_file
+from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe
+from edgelm_export.quantize.recipe_file import recipe_from_file
 from edgelm_export.read_config import model_type_of
 from edgelm_export.sources import Source
 from edgelm_export.task import Task
@@ -143,6 +144,10 @@ def _recipe(options: ExportOptions, family: str) -> Recipe:
     if options.device != _PROVIDER.name:
         raise InvalidOption(
             f"device {options.device!r}: Optimum's graphs run on {_PROVIDER.name} only; leave --device away"
+        )
+    if options.max_kld is not None or options.target_size is not None:
+        raise InvalidOption(
+            "a budget chooses formats by the model's own definition, and Optimum's graphs have none; give --precision"
         )
     if options.recipe is not None:
         recipe = recipe_from_file(Path(options.recipe), 0, options.block_size)

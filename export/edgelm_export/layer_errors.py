@@ -10,12 +10,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgelm import signature
-from edgelm.adapters import no_adapter
-from edgelm.cache import capacity
 from edgelm.package import Manifest
 from edgelm.providers import Provider
 from edgelm.session import Program
+from edgelm_export.feeds import text_feeds
 from edgelm_export.graph import DTYPES, is_unnamed
 
 Graphs = Mapping[str, tuple[Path, Provider]]  # by the name of the program
@@ -52,8 +50,7 @@ def _run(manifest: Manifest, graphs: Graphs, ids: Sequence[int]) -> dict[str, ND
     for name, (path, provider) in graphs.items():
         program, blocks = _tapped(path, provider)
         handed_on = [output for output in program.outputs if output.startswith("cross_key_values.")]
-        known = {**_feeds(manifest, name, ids), **given, **no_adapter(program, provider.activation_dtype)}
-        feeds = {port: array for port, array in known.items() if port in program.inputs}
+        feeds = text_feeds(program, name, manifest.cache, ids, given)
         results = program.run(feeds, [*blocks, *handed_on])
         said |= zip((f"{name}.{block}" if block in said else block for block in blocks), results, strict=False)
         given = dict(zip(handed_on, results[len(blocks) :], strict=True))
@@ -72,30 +69,6 @@ def _tapped(path: Path, provider: Provider) -> tuple[Program, list[str]]:
         model.graph.outputs.append(value)
     graph = ir.to_proto(model).SerializeToString()
     return Program(path, provider, graph=graph), [str(value.name) for value in blocks]
-
-
-def _feeds(manifest: Manifest, program: str, ids: Sequence[int]) -> dict[str, NDArray[Any]]:
-    """One text from its first token on, by every name that a program may ask for it."""
-    count = len(ids)
-    last = count - 1 if program == "decoder" else count // 2
-    ones = np.ones((1, count), np.int64)
-    feeds: dict[str, NDArray[Any]] = {
-        signature.INPUT_IDS: np.array([ids], np.int64),
-        signature.ATTENTION_MASK: ones,
-        signature.ENCODER_ATTENTION_MASK: ones,
-        signature.TOKEN_TYPE_IDS: np.zeros((1, count), np.int64),
-        signature.LOGITS_INDEX: np.array([[last]], np.int64),
-        signature.SEQLENS_K: np.array([count - 1], np.int32),
-        signature.TOTAL_SEQUENCE_LENGTH: np.array(count, np.int32),
-    }
-    cache = manifest.cache
-    if cache is None:
-        return feeds
-    feeds[signature.LONG_CONTEXT] = np.array([count > (cache.short_context or count)], np.int64)
-    for i, layer in enumerate(cache.layers):
-        shape = (1, layer.num_key_value_heads, capacity(layer, count), layer.head_dim)
-        feeds |= {signature.past(i, kind): np.zeros(shape, cache.dtype) for kind in layer.buffers}
-    return feeds
 
 
 def _error(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:

@@ -12,6 +12,8 @@ from edgelm.package import Package
 from edgelm.providers import PROVIDERS, Provider
 from edgelm_export.adapters import check_base, open_adapters, write_adapters
 from edgelm_export.assemble import plan
+from edgelm_export.budgeted import Budget, read_budget, survey, within_budget
+from edgelm_export.calibration import calibrated
 from edgelm_export.checkpoint import open_checkpoint
 from edgelm_export.cost import Cost
 from edgelm_export.evaluation import choose_text
@@ -21,11 +23,12 @@ from edgelm_export.manifest import describe_export
 from edgelm_export.memory_bound import MemoryBound
 from edgelm_export.model import Model, check_tied_head, understand
 from edgelm_export.quality_page import with_quality
-from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, preset, recipe_from_file
+from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, preset
+from edgelm_export.quantize.recipe_file import recipe_from_file, write_recipe
 from edgelm_export.sizes import read_size
 from edgelm_export.sources import resolve_source
 from edgelm_export.traffic import weight_bytes_per_step
-from edgelm_export.verify import calibrated, recorded_run, verify
+from edgelm_export.verify import recorded_run, verify
 from edgelm_export.write import (
     check_space,
     check_target,
@@ -51,6 +54,10 @@ class ExportOptions:
     offline: bool = False
     recipe: str | Path | None = None
     eval_text: str | Path | None = None
+    calibration_text: str | Path | None = None
+    max_kld: float | None = None
+    target_size: str | int | None = None
+    write_recipe: str | Path | None = None
     adapter: str | Path | Sequence[str | Path] = ()
     keep_adapter: Mapping[str, str | Path] | Sequence[str] = ()
     max_ram: str | int | None = None
@@ -93,13 +100,17 @@ def export(
         VerificationError: the package disagrees with itself or yields NaN.
     """
     with MemoryBound(None if options.max_ram is None else read_size(options.max_ram)) as bound:
-        return _export(str(source), Path(out), options, say, cost or Cost(), bound)
+        package = _export(str(source), Path(out), options, say, cost or Cost(), bound)
+    if options.write_recipe is not None:
+        write_recipe(Path(options.write_recipe), package.manifest.recipe)
+    return package
 
 
 def _export(
     source: str, target: Path, options: ExportOptions, say: Callable[[str], None], cost: Cost, bound: MemoryBound
 ) -> Package:
-    provider, text = _provider(options.device), choose_text(options.eval_text)
+    provider, budget = _provider(options.device), _budget(options)
+    text, known = choose_text(options.eval_text), choose_text(options.calibration_text, "calibration").text
     check_target(target, force=options.force)
     with cost.of("finding the source"):
         found = resolve_source(source, revision=options.revision, offline=options.offline)
@@ -122,26 +133,45 @@ def _export(
         manifest = describe_export(model, recipe, provider, found)
     with package_folder(target, force=options.force) as folder, FloatGraph(model, folder.parent, say, bound) as graph:
         write_texts(model.checkpoint, folder)
-        with cost.of("calibrating"):
-            recipe = calibrated(recipe, model, folder, graph)
-        with cost.of("writing"):
-            written = write_programs(model, recipe, provider, folder)
-        parts = {
-            "probes": write_probes(written.programs.values(), provider, folder),
-            "adapters": write_adapters(adapters, written.adapted, provider, folder),
-            "weight_bytes_per_step": weight_bytes_per_step(written.programs),
-        }
-        with cost.of("digests"):
-            manifest = replace(manifest, files=digests(folder), **parts)
-        manifest.save(folder)
-        if options.verify:
-            with cost.of("verifying"):
-                package = Package.open(folder)
-                manifest = with_quality(manifest, verify(package, model, provider, graph, text, say), folder)
-                if bound.has_room(RESIDENT * package.size + WORKSPACE):
-                    manifest = replace(manifest, recorded_run=recorded_run(package, provider, text))
-                manifest.save(folder)
+
+        def write(recipe: Recipe) -> Package:
+            plan(model, recipe, provider)
+            recipe = recipe.used()
+            with cost.of("writing"):
+                programs = write_programs(model, recipe, provider, folder)
+            parts = {
+                "probes": write_probes(programs.programs.values(), provider, folder),
+                "adapters": write_adapters(adapters, programs.adapted, provider, folder),
+                "weight_bytes_per_step": weight_bytes_per_step(programs.programs),
+            }
+            written = replace(manifest, precision=recipe.name, recipe=recipe.as_manifest(), **parts)
+            with cost.of("digests"):
+                written = replace(written, files=digests(folder))
+            written.save(folder)
+            if options.verify:
+                with cost.of("verifying"):
+                    package = Package.open(folder)
+                    written = with_quality(written, verify(package, model, provider, graph, text, say), folder)
+                    if bound.has_room(RESIDENT * package.size + WORKSPACE):
+                        written = replace(written, recorded_run=recorded_run(package, provider, text))
+                    written.save(folder)
+            return Package.open(folder)
+
+        if budget is None:
+            with cost.of("calibrating"):
+                recipe = calibrated(recipe, model, folder, graph, known, say)
+            write(recipe)
+        else:
+            with cost.of("searching formats"):
+                found_formats = survey(model, folder, graph, known)
+            within_budget(budget, *found_formats, write, say)
     return Package.open(target)
+
+
+def _budget(options: ExportOptions) -> Budget | None:
+    others = {"--precision": options.precision, "--recipe": options.recipe, "--block-size": options.block_size}
+    given = [name for name, value in others.items() if value is not None]
+    return read_budget(options.max_kld, options.target_size, given, verify=options.verify)
 
 
 def choose_recipe(options: ExportOptions, model: Model) -> Recipe:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from edgelm import signature, tasks
 from edgelm.encode import Encoder, Row
-from edgelm.errors import InvalidOption, ProviderError
+from edgelm.errors import InvalidOption
 from edgelm.generation_config import GenerationConfig
 from edgelm.package import Package
 from edgelm.progress import progress
@@ -20,34 +18,12 @@ from edgelm.rows import ENCODER, decoder_rows, seq2seq
 from edgelm.session import Program
 from edgelm.tokenizer import Tokenizer
 from edgelm_export.encoder_quality import evaluation_rows, measure_encoder, require_padding_harmless
-from edgelm_export.evaluation import EvaluationText, built_in_text
+from edgelm_export.evaluation import EvaluationText
 from edgelm_export.float_graph import PROVIDER, FloatGraph
 from edgelm_export.layer_errors import worst_layers
 from edgelm_export.model import Model
 from edgelm_export.quality import STEP_TOKENS, TEXT_TOKENS, measure, require_consistent
-from edgelm_export.quantize.calibrate import calibrate
-from edgelm_export.quantize.recipe import Recipe
 from edgelm_export.seq2seq_quality import Writer, clauses, measure_seq2seq
-
-
-def calibrated(recipe: Recipe, model: Model, folder: Path, graph: FloatGraph) -> Recipe:
-    """The recipe with the ranges its formats want, measured with the tokenizer in `folder`.
-
-    Raises:
-        ProviderError: this machine cannot run the float graph.
-    """
-    if not recipe.wants_ranges or "encoder" not in model.programs:
-        return recipe
-    lacking = graph.lacking("calibration")
-    if lacking is not None:
-        raise ProviderError(
-            f"precision {recipe.name} is calibrated with the float graph, which needs {lacking}; "
-            "--precision int8-plain needs no calibration"
-        )
-    c = model.config
-    tokenizer = Tokenizer.from_folder(folder)
-    rows = _rows(built_in_text().text, tokenizer, model.task.name, c.context_length, c.vocab_size)
-    return replace(recipe, ranges=calibrate(graph.program("encoder"), PROVIDER, rows, c.pad_token_id))
 
 
 def verify(
@@ -168,8 +144,5 @@ def _measure_encoder(
 def text_rows(package: Package, text: EvaluationText) -> Sequence[Row]:
     """Pieces of the text as rows for an encoder's package."""
     m, tokenizer = package.manifest, Tokenizer.from_folder(package.path)
-    return _rows(text.text, tokenizer, m.task, m.context_length, m.encoder_facts.vocab_size or m.vocab_size)
-
-
-def _rows(text: str, tokenizer: Tokenizer, task: str, context_length: int, vocab_size: int) -> Sequence[Row]:
-    return evaluation_rows(text, tokenizer, context_length, vocab_size, masked=task == tasks.FILL_MASK)
+    vocab_size = m.encoder_facts.vocab_size or m.vocab_size
+    return evaluation_rows(text.text, tokenizer, m.context_length, vocab_size, masked=m.task == tasks.FILL_MASK)

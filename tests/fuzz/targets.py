@@ -31,7 +31,8 @@ from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.checkpoint.gguf import open_gguf
 from edgelm_export.checkpoint.slow_tokenizer import convert
 from edgelm_export.model import understand
-from edgelm_export.quantize.recipe import preset, recipe_from_file
+from edgelm_export.quantize.recipe import preset
+from edgelm_export.quantize.recipe_file import recipe_from_file
 from tests.architectures.random_checkpoints import random_tensors, tiny_tokenizer
 from tests.architectures.random_configs import base_config
 from tests.export.adapters import adapter_config, factors

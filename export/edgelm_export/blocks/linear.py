@@ -81,6 +81,8 @@ def lm_head(g: GraphBuilder, x: ir.Value, c: ModelConfig, *, bias: bool = False)
     table = "embed_tokens" if c.tie_word_embeddings else "lm_head"
     form = g.recipe.format_for("lm_head").fit(c.hidden_size, gathered=c.tie_word_embeddings)
     added = _bias(g, "lm_head", {"lm_head": c.vocab_size}) if bias else None
+    if not c.tie_word_embeddings:  # the codes of a table whose rows are looked up must stay the nearest ones
+        x = g.tap("lm_head", x, INPUT_TAP)
     return project(g, x, "lm_head", [g.weight(f"{table}.weight", (c.vocab_size, c.hidden_size))], form, added)
 
 

@@ -41,8 +41,9 @@ def stored_blocks(
     zero_points: list[np.ndarray] = []
 
     def packed() -> Iterator[np.ndarray]:
+        compensation = g.recipe.compensation(name, form)
         for piece in pieces():
-            part = form.quantize(piece)
+            part = form.quantize(piece, compensation)
             scales.append(part.scales)
             if part.zero_points is not None:
                 zero_points.append(part.zero_points)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from edgelm.errors import InvalidOption
 from edgelm_export.quantize import rounding
+from edgelm_export.quantize.compensate import Compensation, Grid
 
 Rows = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -62,6 +63,11 @@ class Format:
     input_scale: Literal["call", "row"] | None = None
     dtype: str = "float32"
     scale_dtype: str = "float16"
+
+    @property
+    def compensates(self) -> bool:
+        """Whether its codes may be chosen for the error of a product; whole rows meet a smoothed input, and are fine enough."""
+        return self.block_size > 0
 
     def fit(self, k: int, *, gathered: bool = False) -> Format:
         """The format to use for rows of k columns: the largest block that divides k, but not above this one's.
@@ -107,31 +113,50 @@ class Format:
             return f"holds values up to {max(-low, high):.3g}, and {self.name} reaches {limit:.3g} only"
         return None
 
-    def quantize(self, rows: Rows) -> Quantized:
-        """Rows [n, k], free of flaws and fitted (`fit`), to what is stored; k of the last block's columns may be padding."""
+    def quantize(self, rows: Rows, compensation: Compensation | None = None) -> Quantized:
+        """Rows [n, k], free of flaws and fitted (`fit`), to what is stored; k of the last block's columns may be padding.
+
+        With `compensation`, codes are chosen for the error of the product, not of the weights.
+        """
         parts = [self._quantize(rows[start:stop]) for start, stop in _pieces(*rows.shape)]
-        if len(parts) == 1:
-            return parts[0]
         zero_points = [part.zero_points for part in parts if part.zero_points is not None]
-        return Quantized(
+        stored = Quantized(
             np.concatenate([part.packed for part in parts]),
             np.concatenate([part.scales for part in parts]),
             np.concatenate(zero_points) if zero_points else None,
         )
+        return stored if compensation is None else self._compensated(stored, rows, compensation)
 
     def dequantize(self, stored: Quantized, k: int) -> Rows:
         """The rows [n, k] that the kernels compute with."""
-        blocks = stored.packed.shape[1]
-        codes = _unpack(stored.packed, self.bits).astype(np.float32)
-        zero = np.float32(1 << (self.bits - 1))
+        return self._grid(stored, k).values(self._codes(stored, k).astype(np.float32))
+
+    def _compensated(self, stored: Quantized, rows: Rows, compensation: Compensation) -> Quantized:
+        k = rows.shape[1]
+        grid = self._grid(stored, k)
+        blocks = grid.scale.shape[1]
+        codes = _unpack(stored.packed, self.bits).copy()
+        chosen = codes[:, :blocks].reshape(len(rows), -1)
+        chosen[:, :k] = compensation.codes(rows, grid, chosen[:, :k].astype(np.float32))
+        codes[:, :blocks] = chosen.reshape(len(rows), blocks, -1)
+        return replace(stored, packed=_pack(codes, self.bits))
+
+    def _codes(self, stored: Quantized, k: int) -> Bytes:
+        return _unpack(stored.packed, self.bits).reshape(len(stored.packed), -1)[:, :k]
+
+    def _grid(self, stored: Quantized, k: int) -> Grid:
+        size = self.block_size or k
+        blocks = -(-k // size)
+        scale = stored.scales.astype(np.float32)
+        zero = np.full_like(scale, 1 << (self.bits - 1))
         if stored.zero_points is not None:
-            zero = _unpack(stored.zero_points, self.bits)[:, :blocks, None].astype(np.float32)
-        values: Rows = (codes - zero) * stored.scales.astype(np.float32)[..., None]
-        if not self.block_sums:
-            return values.reshape(len(values), -1)[:, :k]
-        main = k // self.block_size
-        offsets = values[:, main:].reshape(len(values), -1)[:, :main]
-        return (values[:, :main] + offsets[..., None]).reshape(len(values), k)
+            zero = _unpack(stored.zero_points, self.bits)[:, : scale.shape[1]].astype(np.float32)
+        offset = np.zeros_like(scale[:, :blocks])
+        if self.block_sums:
+            sums = Grid(scale[:, blocks:], zero[:, blocks:], np.zeros_like(scale[:, blocks:]), size, 0)
+            behind = _unpack(stored.packed, self.bits)[:, blocks:].reshape(len(scale), -1)
+            offset = sums.values(behind.astype(np.float32))[:, :blocks]
+        return Grid(scale[:, :blocks], zero[:, :blocks], offset, size, (1 << self.bits) - 1)
 
     def _quantize(self, rows: Rows) -> Quantized:
         n = len(rows)
