@@ -145,9 +145,11 @@ class GrowingDecoder:
     def truncate(self, row: int, length: int) -> None:
         """Forgets what a row was fed beyond `length` tokens."""
         group = self._alone(row)
-        # Copies, since the memory of what is cut ends with its value.
+        if length >= group.length:
+            return
+        # A copy also where a slice is contiguous: what numpy() gives ends with its value.
         group.past = {name: value(given.numpy()[:, :, :length].copy()) for name, given in group.past.items()}
-        group.length = min(group.length, length)
+        group.length = length
         del self.ids[row][length:]
 
     def holds(self, row: int, length: int, total: int) -> bool:

@@ -79,6 +79,19 @@ def test_rows_of_different_lengths_go_on_from_their_parents(model: DecoderModel)
         assert decoder.batch == len(rows)
 
 
+@pytest.mark.parametrize("length", [20, 7, 3])
+def test_a_row_that_was_cut_has_memory_of_its_own(model: DecoderModel, length: int) -> None:
+    ids = np.random.default_rng(2).integers(3, VOCAB, 20).tolist()
+    decoder = decoder_of(model, 1)
+    decoder.prefill(0, ids)
+    decoder.truncate(0, length)
+    others = [decoder_of(model, 1) for _ in range(20)]
+    for other in others:  # takes memory that was freed by mistake
+        other.prefill(0, ids[::-1])
+    assert decoder.ids == [ids[:length]]
+    assert_close(decoder.step([5]), last([[*ids[:length], 5]]))
+
+
 def test_rows_of_one_length_run_in_one_call(model: DecoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = decoder_of(model, 3)
     for _ in decoder.start([[5, 6], [7, 8], [7, 8, 9]]):
