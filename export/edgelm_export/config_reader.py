@@ -50,6 +50,10 @@ class ConfigReader:
         """Whether the key is there, if only as null; asking does not count as reading it."""
         return key in self._raw
 
+    def names(self) -> list[str]:
+        """The keys that are there; asking does not count as reading them."""
+        return list(self._raw)
+
     @property
     def problems(self) -> list[str]:
         """What was noted so far."""

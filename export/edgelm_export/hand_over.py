@@ -160,7 +160,8 @@ def _recipe(options: ExportOptions, family: str) -> Recipe:
             rules = tuple((glob, with_block_size(form, options.block_size)) for glob, form in rules)
         recipe = Recipe(name, rules, optional=len(rules))
     for _, form in recipe.rules:
-        if find_format(form).block_sums or find_format(form).input_scale:
+        found = find_format(form)
+        if found.block_sums or found.input_scale or found.keeps:
             raise InvalidOption(
                 f"recipe {recipe.name}: Optimum's graphs take no {form}; choose int8-b128 or int4-b32-asym"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -179,7 +180,14 @@ def choose_recipe(options: ExportOptions, model: Model) -> Recipe:
     layers = model.config.num_hidden_layers
     if options.recipe is not None:
         return recipe_from_file(Path(options.recipe), layers, options.block_size, model.family)
-    return preset(options.precision or DEFAULT_PRECISION[model.family], layers, options.block_size, model.family)
+    precision = options.precision or default_precision(model)
+    return preset(precision, layers, options.block_size, model.family)
+
+
+def default_precision(model: Model) -> str:
+    """What an export does unasked: it keeps the integers of a checkpoint that is stored as integers."""
+    kept = sum(math.prod(tensor.shape) for tensor in model.checkpoint.tensors.values() if tensor.grid is not None)
+    return "keep-fast" if 2 * kept > model.checkpoint.parameters else DEFAULT_PRECISION[model.family]
 
 
 def _provider(device: str) -> Provider:

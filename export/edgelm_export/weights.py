@@ -10,10 +10,10 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from edgelm.errors import CheckpointError, MissingWeights, UnusedWeights, WrongShape
-from edgelm_export.checkpoint.base import Checkpoint, LazyTensor
+from edgelm_export.checkpoint.base import Checkpoint, Codes, Grid, LazyTensor
 from edgelm_export.low_rank import LowRank, Updates, with_update
 from edgelm_export.names import NameMap, Rows, Source, source_of
-from edgelm_export.transforms import Array, Transform
+from edgelm_export.transforms import Array, RowOrder, Transform
 
 _CHUNK_BYTES = 16 << 20  # rows are read, quantized and written in pieces of about this many float32 bytes
 
@@ -70,12 +70,47 @@ class Weight:
                 values = with_update(values, a, b[start:stop])
             yield self._checked(values, flaw)
 
+    @property
+    def as_stored(self) -> bool:
+        """Whether the rows are the tensor's own, though perhaps in another order."""
+        moved = self.transform is None or isinstance(self.transform, RowOrder)
+        return moved and self.index is None and not self.merged
+
+    @property
+    def grid(self) -> Grid | None:
+        """How the rows are stored as integers, if they are."""
+        return self.tensor.grid if self.as_stored else None
+
+    def codes(self) -> Iterator[Codes]:
+        """The rows in order as the integers of the grid, in pieces as `chunks` cuts them.
+
+        Raises:
+            CheckpointError: a scale or an offset is NaN or infinite.
+        """
+        transform, grid = self.transform, self.grid
+        if grid is None:
+            raise ValueError(f"{self.name} is not stored as integers")
+        for start, stop in [(0, self.shape[0])] if transform is not None else row_ranges(self.shape):
+            rows = self._span(start, stop)
+            if isinstance(transform, RowOrder):
+                part = grid.read(0, self.tensor.shape[0]).each(transform).each(lambda part, rows=rows: part[rows])
+            else:
+                part = grid.read(rows.start, rows.stop).each(lambda part: part[:: self.step])
+            for values in (part.scales, part.offsets):
+                if values is not None:
+                    self._checked(values, not_finite)
+            yield part
+
+    def _span(self, start: int, stop: int) -> slice:
+        """Rows of ours as a slice of the tensor's."""
+        return slice(self.first + start * self.step, self.first + (stop - 1) * self.step + 1, self.step)
+
     def _rows(self, start: int, stop: int) -> Array:
-        start, stop = self.first + start * self.step, self.first + (stop - 1) * self.step + 1
+        rows = self._span(start, stop)
         if self.transform is None and self.index is None:
-            return self.tensor.read(start, stop)[:: self.step]
+            return self.tensor.read(rows.start, rows.stop)[:: self.step]
         values = self.tensor.read() if self.index is None else self.tensor.read(self.index, self.index + 1)[0]
-        return (values if self.transform is None else self.transform(values))[start : stop : self.step]
+        return (values if self.transform is None else self.transform(values))[rows]
 
     def _checked(self, values: Array, flaw: Callable[[Array], str | None]) -> Array:
         if (found := flaw(values)) is not None:
@@ -179,7 +214,11 @@ class Weights:
 
 def _as_row(tensor: LazyTensor) -> LazyTensor:
     """[columns] as [1, columns]."""
-    return replace(tensor, shape=(1, *tensor.shape), rows=lambda start, stop: tensor.read()[None][start:stop], raw=None)
+
+    def rows(start: int, stop: int) -> Array:
+        return tensor.read()[None][start:stop]
+
+    return replace(tensor, shape=(1, *tensor.shape), rows=rows, raw=None, grid=None)
 
 
 def _transposed(transform: Transform | None) -> Transform:
@@ -193,7 +232,11 @@ def _part(tensor: LazyTensor, source: Source) -> LazyTensor:
         return tensor
     first, count = source.rows.start, source.rows.stop - source.rows.start
     shape = (count, *tensor.shape[1:])
-    return replace(tensor, shape=shape, rows=lambda start, stop: tensor.read(first + start, first + stop), raw=None)
+
+    def rows(start: int, stop: int) -> Array:
+        return tensor.read(first + start, first + stop)
+
+    return replace(tensor, shape=shape, rows=rows, raw=None, grid=None)
 
 
 def _older_spelling(name: str) -> str:

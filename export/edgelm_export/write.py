@@ -46,7 +46,7 @@ class DataFile:
         for piece in produce():
             if piece.dtype != dtype:
                 raise TypeError(f"a piece is {piece.dtype}, the tensor {dtype}")
-            self._file.write(np.ascontiguousarray(piece).data)
+            self._file.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
             self._wrote(piece.nbytes)
         length, expected = self._file.tell() - offset, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if length != expected:

@@ -94,7 +94,7 @@ def test_everything_unsupported_is_listed_at_once() -> None:
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
         ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
         ({"head_dim": 20}, "head_dim 20 is not a multiple of 8"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config 'gptq' is not read yet .known: compr"),
+        ({"quantization_config": {"quant_method": "hqq"}}, "quantization_config 'hqq' is not read yet .known: awq"),
         ({"hidden_act": ["silu"]}, r"hidden_act \['silu'\] is not supported"),
         ({"partial_rotary_factor": 1.5}, "partial_rotary_factor 1.5 of head_dim 16 is no even number of dimensions"),
         ({"partial_rotary_factor": 0.2}, "partial_rotary_factor 0.2 of head_dim 16 is no even number of dimensions"),

@@ -80,7 +80,8 @@ def test_block_size_is_that_of_the_low_bits() -> None:
 
 def test_an_unknown_precision_names_the_known_ones() -> None:
     with pytest.raises(
-        InvalidOption, match=r"precision 'int5' is not known \(known: fp32, fp16, int8, int8-plain, int4, int4-plain\)"
+        InvalidOption,
+        match=r"precision 'int5' is not known \(known: fp32, fp16, int8, int8-plain, int4, int4-plain, keep, keep-fast\)",
     ):
         preset("int5", LAYERS)
 

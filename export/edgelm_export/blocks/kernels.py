@@ -35,6 +35,7 @@ class QuantizedWeight:
     packed: ir.Value
     scales: ir.Value
     zero_points: ir.Value | None
+    offsets: ir.Value | None = None
 
 
 def matmul_nbits(g: GraphBuilder, x: ir.Value, weight: QuantizedWeight, bias: ir.Value | None = None) -> ir.Value:
@@ -50,14 +51,21 @@ def matmul_nbits(g: GraphBuilder, x: ir.Value, weight: QuantizedWeight, bias: ir
         "bits": weight.format.bits,
         "block_size": weight.format.block_size,
     }
-    return g.op("MatMulNBits", *inputs, domain=CONTRIB, accuracy_level=g.provider.accuracy_level, **attributes)
+    y = g.op("MatMulNBits", *inputs, domain=CONTRIB, accuracy_level=g.provider.accuracy_level, **attributes)
+    if weight.offsets is None:
+        return y
+    return g.op("Add", y, matmul_transposed(g, _block_sums(g, x, weight.format.block_size), weight.offsets))
 
 
 def _with_block_sums(g: GraphBuilder, x: ir.Value, block_size: int) -> ir.Value:
     """[batch, sequence, k] -> [batch, sequence, k + k / block_size]: the sum of each block of the input behind it."""
+    return g.op("Concat", x, _block_sums(g, x, block_size), axis=-1)
+
+
+def _block_sums(g: GraphBuilder, x: ir.Value, block_size: int) -> ir.Value:
+    """[batch, sequence, k] -> [batch, sequence, k / block_size]."""
     blocks = g.op("Reshape", x, g.constant(np.array([0, 0, -1, block_size], np.int64)))
-    sums = g.op("ReduceSum", blocks, g.constant(np.array([-1], np.int64)), keepdims=0)
-    return g.op("Concat", x, sums, axis=-1)
+    return g.op("ReduceSum", blocks, g.constant(np.array([-1], np.int64)), keepdims=0)
 
 
 def dynamic_quantize_matmul(
@@ -90,10 +98,19 @@ def gather_block_quantized(g: GraphBuilder, ids: ir.Value, weight: QuantizedWeig
         "block_size": weight.format.block_size,
     }
     rows = g.op("GatherBlockQuantized", *inputs, domain=CONTRIB, **attributes)
+    if weight.offsets is not None:
+        rows = _with_offsets(g, rows, g.op("Gather", weight.offsets, ids, axis=0), weight.format.block_size)
     if padded == weight.k:
         return rows
     start, stop, axis = (g.constant(np.array([n], np.int64)) for n in (0, weight.k, -1))
     return g.op("Slice", rows, start, stop, axis)
+
+
+def _with_offsets(g: GraphBuilder, rows: ir.Value, offsets: ir.Value, block_size: int) -> ir.Value:
+    """Rows [..., k], each block of them raised by its offset [..., k / block_size]."""
+    ones, last = g.constant(np.array([-1], np.int64)), g.constant(np.array([block_size], np.int64))
+    blocks = g.op("Reshape", rows, g.op("Concat", g.op("Shape", offsets), last, axis=0))
+    return g.op("Reshape", g.op("Add", blocks, g.op("Unsqueeze", offsets, ones)), g.op("Shape", rows))
 
 
 def matmul_transposed(g: GraphBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:

@@ -22,6 +22,7 @@ from edgelm_export.blocks.stored import Pieces, as_activation, stored_blocks, st
 from edgelm_export.config import MixtureConfig, ModelConfig, MoeConfig
 from edgelm_export.graph import GraphBuilder
 from edgelm_export.quantize.formats import Format
+from edgelm_export.quantize.kept import experts_format
 from edgelm_export.transforms import Array
 from edgelm_export.weights import Weight, not_finite
 
@@ -63,7 +64,8 @@ class _Layer:
     def form(self) -> Format:
         """The format of all weights: the kernel knows one number of bits and one block size, and none with block sums."""
         common = math.gcd(self.hidden_size, self.m.moe_intermediate_size)
-        return self.g.recipe.format_for(self.g.name("experts")).fit(common, gathered=True)
+        form = self.g.recipe.format_for(self.g.name("experts"))
+        return experts_format(form).fit(common, gathered=True)
 
     @property
     def width(self) -> int:
@@ -134,8 +136,9 @@ class _Layer:
 
     def _stored(self, name: str, n: int, k: int, pieces: Pieces) -> ir.Value | QuantizedWeight:
         key, experts = self.g.name(f"experts.{name}"), self.m.num_experts
-        if self.form.bits < 16:
-            return stored_blocks(self.g, key, self.form, (experts, n), k, pieces)
+        form = self.form
+        if form.bits < 16:
+            return stored_blocks(self.g, key, form, (experts, n), k, lambda: map(form.quantize, pieces()))
         return as_activation(self.g, stored_floats(self.g, f"{key}.weight", self.form, (experts, n, k), pieces))
 
     def _stored_bias(self, name: str, size: int, pieces: Pieces) -> ir.Value:

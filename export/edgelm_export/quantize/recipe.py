@@ -20,7 +20,7 @@ from edgelm.errors import InvalidOption
 from edgelm_export.quantize.compensate import Compensation, Wide
 from edgelm_export.quantize.formats import Format, find_format, with_block_size
 
-PRECISIONS = ("fp32", "fp16", "int8", "int8-plain", "int4", "int4-plain")
+PRECISIONS = ("fp32", "fp16", "int8", "int8-plain", "int4", "int4-plain", "keep", "keep-fast")
 DEFAULT_PRECISION: Mapping[str, str] = {"decoder": "int4", "encoder": "int8", "encoder-decoder": "int8"}
 
 # Of these the codes are chosen by what the inputs look like, where the float graph can run.
@@ -125,6 +125,8 @@ def preset(precision: str, num_hidden_layers: int, block_size: int | None = None
         "int8-plain": lambda: [*_ROUTERS, ("*", "int8-b128")],
         "int4": lambda: _int4_target() if family == "encoder-decoder" else _int4(num_hidden_layers),
         "int4-plain": lambda: [*_ROUTERS, ("*layers.*", "int4-b32"), ("*", "int8-b128")],
+        "keep": lambda: [("*", "keep")],
+        "keep-fast": lambda: [*_ROUTERS, ("*", "keep-fast")],
     }
     if precision not in presets:
         raise InvalidOption(f"precision {precision!r} is not known (known: {', '.join(PRECISIONS)})")
