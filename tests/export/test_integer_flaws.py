@@ -59,12 +59,12 @@ def test_a_zero_point_of_zero_is_stored_as_all_ones(tmp_path: Path) -> None:
 
 def test_mlx_modules_may_have_settings_of_their_own(tmp_path: Path) -> None:
     first, second = mlx(WEIGHT, 4, 32), mlx(WEIGHT, 8, 64)
-    settings = {"bits": 4, "group_size": 32, "y": {"bits": 8, "group_size": 64}, "z": False}
+    settings = {"bits": 4, "group_size": 32, "y": {"bits": 8, "group_size": 64}, "z": False, "hue": 1}
     stored = module(first) | module(second, "y") | {"z.weight": WEIGHT}
     checkpoint = opened(tmp_path, settings, stored, "quantization")
     for name, expected in (("x", first[1]), ("y", second[1]), ("z", WEIGHT)):
         np.testing.assert_array_equal(checkpoint.tensors[f"{name}.weight"].read(), expected)
-    assert checkpoint.notes == ()
+    assert checkpoint.notes == ("quantization 'hue' is not known to edgelm and was not used",)
     assert checkpoint.quantization == (
         "mlx affine (4 bits, one scale and bias 32 columns or 8 bits, one scale and bias 64 columns): 2 tensors"
     )

@@ -30,7 +30,7 @@ def is_mlx(settings: Any) -> bool:
 
 def read_mlx(config: ConfigReader, tensors: StoredTensors) -> str:
     """Puts codes, scales and biases together; says how the weights are stored."""
-    modules = {name: config.get(name) for name in config.names() if isinstance(config.get(name), (Mapping, bool))}
+    modules = {name: config.get(name) for name in config.names() if f"{name}.weight" in tensors.stored}
     usual = _setting(config)
     found: set[Setting] = set()
     for name, scales in tensors.matrices(".scales", SCALE_TYPES):
