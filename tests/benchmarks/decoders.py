@@ -8,6 +8,8 @@ from pathlib import Path
 
 from contenders import EDGELM, Contender, build_in, export_package, prepare
 
+import edgelm
+
 # The float package is what every other one is compared with; it is not measured for speed unless named.
 REFERENCE = "edgelm-fp32"
 OURS = "edgelm"
@@ -26,6 +28,7 @@ def decoders(threads: int) -> Mapping[str, Contender]:
         _edgelm("int4-plain", "edgelm, round to nearest, block 32, 8-bit head", threads),
         _edgelm("int8", "edgelm, int8", threads),
         _edgelm("fp32", "edgelm, float32", threads),
+        *(_within(budget, threads) for budget in BUDGETS),
         *(_llamacpp(kind, threads) for kind in ("Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")),
         _genai("genai-int4", f"onnxruntime-genai, int4, accuracy level 4, {threads} threads", threads),
         _genai("genai-int4-own-threads", "the same, with the number of threads it chooses itself", None),
@@ -41,6 +44,16 @@ def decoders(threads: int) -> Mapping[str, Contender]:
 def _edgelm(precision: str, about: str, threads: int) -> Contender:
     name = f"edgelm-{precision}"
     return Contender(name, about, "worker_edgelm.py", EDGELM, threads, partial(export_package, precision), name)
+
+
+def _within(budget: float, threads: int) -> Contender:
+    """Formats chosen for a divergence, at the fewest bytes."""
+    name = f"edgelm-kld-{budget:g}"
+
+    def make(checkpoint: Path, folder: Path) -> None:
+        edgelm.export(checkpoint, folder, max_kld=budget, force=True)
+
+    return Contender(name, f"edgelm, --max-kld {budget:g}", "worker_edgelm.py", EDGELM, threads, make, name)
 
 
 def _llamacpp(kind: str, threads: int) -> Contender:
