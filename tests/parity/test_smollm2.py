@@ -63,7 +63,7 @@ def test_logits_of_a_text_are_equal(reference: Any, model: DecoderModel) -> None
 def test_the_integers_of_the_file_are_kept(
     precision: str, gguf_file: Path, model: DecoderModel, tmp_path: Path
 ) -> None:
-    ids = model.tokenizer.encode(evaluation_text())[:TEXT_TOKENS]
+    ids = model.tokenizer.encode(built_in_text().text)[:TEXT_TOKENS]
     kept = export_and_load(gguf_file, tmp_path / "kept", precision)
     expected, found = (np.stack([*map(log_softmax, one.logits(ids))]) for one in (model, kept))
     assert (np.exp(expected) * (expected - found)).sum(-1).mean() < KEPT_KLD
