@@ -9,7 +9,7 @@ from pathlib import Path
 from edgelm.errors import InvalidOption, ProviderError, VerificationError
 from edgelm.package import Package
 from edgelm.tokenizer import Tokenizer
-from edgelm_export.calibration import inputs_of, text_parts
+from edgelm_export.calibration import inputs_of, moments_bytes, text_parts
 from edgelm_export.float_graph import PROVIDER, FloatGraph
 from edgelm_export.model import Model
 from edgelm_export.quantize.budget import Option, Selection, fewest_bytes, least_divergence
@@ -137,7 +137,7 @@ def survey(model: Model, folder: Path, graph: FloatGraph, text: str) -> tuple[Op
         raise InvalidOption(
             f"a budget is for decoders, and this is exported as {model.task.name}; give --precision or --recipe"
         )
-    lacking = graph.lacking("the search for formats")
+    lacking = graph.lacking("the search for formats", moments_bytes(model))
     if lacking is not None:
         raise ProviderError(
             f"a budget is kept with the help of the float graph, which needs {lacking}; give --precision or --recipe"

@@ -14,7 +14,7 @@ from edgelm.tokenizer import Tokenizer
 from edgelm_export.encoder_quality import evaluation_rows
 from edgelm_export.float_graph import PROVIDER, FloatGraph
 from edgelm_export.model import Model
-from edgelm_export.quantize.calibrate import Inputs, decoder_said, encoder_said
+from edgelm_export.quantize.calibrate import GROUP_BYTES, Inputs, decoder_said, encoder_said
 from edgelm_export.quantize.recipe import Recipe
 
 # Of each part of the text that a decoder reads, and of the whole: more moves the divergence of SmolLM2 by less than 2 %.
@@ -32,7 +32,7 @@ def calibrated(
     wants_ranges = recipe.wants_ranges and "encoder" in model.programs
     if not wants_ranges and not (recipe.wants_moments and model.family != "encoder-decoder"):
         return recipe
-    lacking = graph.lacking("calibration")
+    lacking = graph.lacking("calibration", moments_bytes(model) if recipe.wants_moments else 0)
     if lacking is None:
         inputs = inputs_of(model, folder, graph, text)
         ranges = inputs.ranges() if wants_ranges else None
@@ -46,18 +46,22 @@ def calibrated(
     return recipe
 
 
+def moments_bytes(model: Model) -> int:
+    """About what the moments of a model take that are held at once; a matrix has no more rows than columns, or few have."""
+    return min(GROUP_BYTES, 8 * model.checkpoint.parameters)
+
+
 def inputs_of(model: Model, folder: Path, graph: FloatGraph, text: str) -> Inputs:
     """The inputs of the projections of a model's first program over the text."""
     c, tokenizer = model.config, Tokenizer.from_folder(folder)
     if "encoder" in model.programs:
         masked = model.task.name == tasks.FILL_MASK
         rows: Sequence[Row] = evaluation_rows(text, tokenizer, c.context_length, c.vocab_size, masked=masked)
-        program = Program(graph.program("encoder"), PROVIDER)
-        return Inputs(program, encoder_said(program, rows, c.pad_token_id), [len(row.ids) for row in rows])
+        said = encoder_said(rows, c.pad_token_id)
+        return Inputs(lambda: Program(graph.program("encoder"), PROVIDER), said, [len(row.ids) for row in rows])
     parts = text_parts(tokenizer, text, c.context_length, c.vocab_size)
-    program = Program(graph.program("decoder"), PROVIDER)
-    said = decoder_said(program, c.cache_geometry(PROVIDER.activation_dtype), parts)
-    return Inputs(program, said, [len(ids) for ids in parts])
+    said = decoder_said(c.cache_geometry(PROVIDER.activation_dtype), parts)
+    return Inputs(lambda: Program(graph.program("decoder"), PROVIDER), said, [len(ids) for ids in parts])
 
 
 def text_parts(tokenizer: Tokenizer, text: str, context_length: int, vocab_size: int) -> list[list[int]]:

@@ -121,10 +121,10 @@ def test_moments_are_those_of_the_text(tmp_path: Path) -> None:
     model = understand(open_checkpoint(checkpoint))
     rows = [Row([5, 6, 7, 8]), Row([9, 10])]
     with FloatGraph(model, tmp_path, lambda _: None) as graph:
-        program = Program(graph.program("encoder"), PROVIDER)
-        said = encoder_said(program, rows, 0)
-        inputs = Inputs(program, said, [4, 2])
-        values = np.concatenate([part[0][0] for part in said(["input.layers.0.down_proj"])]).astype(np.float64)
+        program, said = Program(graph.program("encoder"), PROVIDER), encoder_said(rows, 0)
+        inputs = Inputs(lambda: program, said, [4, 2])
+        values = np.concatenate([part[0][0] for part in said(program, ["input.layers.0.down_proj"])])
+        values = values.astype(np.float64)
         moments, peaks = inputs.moments("layers.0.down_proj"), inputs.peaks("layers.0.down_proj", 16)
     assert moments is not None
     assert peaks is not None
@@ -145,7 +145,7 @@ def test_groups_of_any_size_give_the_same_moments(tmp_path: Path, monkeypatch: p
 
     with FloatGraph(model, tmp_path, lambda _: None) as graph:
         together = moments()
-        monkeypatch.setattr(calibrate, "_GROUP_BYTES", 1)
+        monkeypatch.setattr(calibrate, "GROUP_BYTES", 1)
         apart = moments()
     assert len(together) == len(apart) > 0
     assert all(np.array_equal(one, other) for one, other in zip(together, apart, strict=True))

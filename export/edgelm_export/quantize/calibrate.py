@@ -19,29 +19,28 @@ from edgelm_export.quantize.formats import BLOCK_SIZES
 Array = NDArray[np.float32]
 Ranges = Mapping[str, Array]
 
-# What the float graph says: those of its outputs, [..., columns] each, for one text after another.
-Said = Callable[[Sequence[str]], Iterator[Sequence[Array]]]
+# What a float graph says: those of its outputs, [..., columns] each, for one text after another.
+Said = Callable[[Program, Sequence[str]], Iterator[Sequence[Array]]]
 
 # Tokens whose inputs are worked on together.
 _TOKENS = 512
 
 # Bytes of moments held at once: a pass over the text for each group of projections whose moments take so much.
-_GROUP_BYTES = 1 << 30
+GROUP_BYTES = 1 << 30
 
 # Steps from 0 to the largest value of a column when its moments are summed up: integers, so that sums are exact in any order.
 _STEPS = 1 << 14
 
 
-def encoder_said(program: Program, rows: Sequence[Row], pad_token_id: int) -> Said:
-    """What an encoder's program says of each row by itself."""
-    encoder = Encoder(program, pad_token_id)
-    return lambda names: (encoder.outputs([row], names) for row in rows)
+def encoder_said(rows: Sequence[Row], pad_token_id: int) -> Said:
+    """What an encoder says of each row by itself."""
+    return lambda program, names: (Encoder(program, pad_token_id).outputs([row], names) for row in rows)
 
 
-def decoder_said(program: Program, cache: CacheGeometry, texts: Sequence[Sequence[int]]) -> Said:
-    """What a decoder's program says of texts of token ids, each from its first token on."""
+def decoder_said(cache: CacheGeometry, texts: Sequence[Sequence[int]]) -> Said:
+    """What a decoder says of texts of token ids, each from its first token on."""
 
-    def said(names: Sequence[str]) -> Iterator[Sequence[Array]]:
+    def said(program: Program, names: Sequence[str]) -> Iterator[Sequence[Array]]:
         for ids in texts:
             yield program.run(text_feeds(program, "decoder", cache, ids), names)
 
@@ -51,11 +50,19 @@ def decoder_said(program: Program, cache: CacheGeometry, texts: Sequence[Sequenc
 class Inputs:
     """The inputs of a program's projections over a text; each thing is measured when it is first asked for."""
 
-    def __init__(self, program: Program, said: Said, lengths: Sequence[int]) -> None:
-        """Takes a program whose projections' inputs are tapped, what it says of the text, and how many tokens each part has."""
+    def __init__(self, load: Callable[[], Program], said: Said, lengths: Sequence[int]) -> None:
+        """Nothing is measured yet.
+
+        Args:
+            load: opens the program, whose projections' inputs are tapped; it stays open for one pass over the text only.
+            said: what the program says of the text.
+            lengths: how many tokens each part of the text has.
+        """
+        self._load = load
         self._said = said
         self._lengths = lengths
-        self._columns = {name: program.columns(name) for name in program.outputs if name.startswith(INPUT_TAP)}
+        self._program: Program | None = load()
+        self._columns = {name: self._program.columns(name) for name in self._program.outputs if _is_tap(name)}
         self._moments: dict[str, Wide] = {}
         self._peaks: dict[str, Mapping[int, Wide]] = {}
 
@@ -109,8 +116,8 @@ class Inputs:
         names: dict[str, int] = {}  # in order, with their bytes
         for tap in taps[first:]:
             columns = self._columns[tap]
-            names.setdefault(_projection(tap), _GROUP_BYTES if columns is None else 8 * columns**2)
-            if len(names) > 1 and sum(names.values()) > _GROUP_BYTES:
+            names.setdefault(_projection(tap), GROUP_BYTES if columns is None else 8 * columns**2)
+            if len(names) > 1 and sum(names.values()) > GROUP_BYTES:
                 names.popitem()
                 break
         return [tap for tap in taps if _projection(tap) in names]
@@ -119,10 +126,11 @@ class Inputs:
         """Each tap's values [tokens, columns], some hundred tokens at a time."""
         if not taps:
             return
+        self._program = self._program or self._load()
         waiting: list[list[Array]] = []
         tokens, left = 0, sum(self._lengths)
         with progress(left, "Calibrating", "token") as bar:
-            for length, outputs in zip(self._lengths, self._said(taps), strict=True):
+            for length, outputs in zip(self._lengths, self._said(self._program, taps), strict=True):
                 waiting.append([values.reshape(-1, values.shape[-1]) for values in outputs])
                 tokens, left = tokens + length, left - length
                 if tokens >= _TOKENS or not left:
@@ -130,6 +138,11 @@ class Inputs:
                         yield tap, np.concatenate(parts)
                     waiting, tokens = [], 0
                 bar.advance(length)
+        self._program = None  # its memory is needed for other work
+
+
+def _is_tap(output: str) -> bool:
+    return output.startswith(INPUT_TAP)
 
 
 def _projection(tap: str) -> str:
