@@ -81,7 +81,7 @@ def test_block_size_is_that_of_the_low_bits() -> None:
 def test_an_unknown_precision_names_the_known_ones() -> None:
     with pytest.raises(
         InvalidOption,
-        match=r"precision 'int5' is not known \(known: fp32, fp16, int8, int8-plain, int4, int4-plain, keep, keep-fast\)",
+        match=r"precision 'int5' is not known \(known: fp32, fp16, int8, int8-plain, int8-rows, int4, int4-plain, keep, keep-fast\)",
     ):
         preset("int5", LAYERS)
 
@@ -240,3 +240,9 @@ def test_a_file_builds_on_the_presets_of_its_family(tmp_path: Path) -> None:
 def test_json_made_to_exhaust_a_reader_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match=r"own.json: the recipe is neither TOML nor JSON"):
         recipe_from_file(write(tmp_path, text, "own.json"), LAYERS)
+
+
+def test_whole_rows_of_a_decoder_leave_experts_and_routers_as_kernels_want_them() -> None:
+    names_of = ("layers.3.qkv_proj", "layers.3.experts", "layers.3.router", "lm_head", "embed_tokens")
+    found = names(preset("int8-rows", LAYERS), *names_of)
+    assert found == ["int8-rows", "int8-b128", "float32", "int8-rows", "int8-b128"]

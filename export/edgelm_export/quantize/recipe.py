@@ -20,7 +20,7 @@ from edgelm.errors import InvalidOption
 from edgelm_export.quantize.compensate import Compensation, Wide
 from edgelm_export.quantize.formats import Format, find_format, with_block_size
 
-PRECISIONS = ("fp32", "fp16", "int8", "int8-plain", "int4", "int4-plain", "keep", "keep-fast")
+PRECISIONS = ("fp32", "fp16", "int8", "int8-plain", "int8-rows", "int4", "int4-plain", "keep", "keep-fast")
 DEFAULT_PRECISION: Mapping[str, str] = {"decoder": "int4", "encoder": "int8", "encoder-decoder": "int8"}
 
 # Of these the codes are chosen by what the inputs look like, where the float graph can run.
@@ -123,6 +123,13 @@ def preset(precision: str, num_hidden_layers: int, block_size: int | None = None
         "fp16": lambda: [("*", "float16")],
         "int8": lambda: [*_ROUTERS, *_INTEGER_PRODUCTS[family], ("*", "int8-b128")],
         "int8-plain": lambda: [*_ROUTERS, ("*", "int8-b128")],
+        "int8-rows": lambda: [
+            *_ROUTERS,
+            ("*.experts", "int8-b128"),
+            ("*layers.*", "int8-rows"),
+            _HEAD,
+            ("*", "int8-b128"),
+        ],
         "int4": lambda: _int4_target() if family == "encoder-decoder" else _int4(num_hidden_layers),
         "int4-plain": lambda: [*_ROUTERS, ("*layers.*", "int4-b32"), ("*", "int8-b128")],
         "keep": lambda: [("*", "keep")],
