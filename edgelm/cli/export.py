@@ -23,8 +23,8 @@ from edgelm.quality_card import screen
 @click.option(
     "--precision",
     help="fp32, fp16, int8, int8-plain, int8-rows, int4, int4-plain (round to nearest), keep (the checkpoint's own numbers, "
-    "integers as they are), or keep-fast (its integers; what is float becomes int8). [default: keep-fast for checkpoints stored as integers, else "
-    "int4, of encoders int8]",
+    "integers as they are), or keep-fast (its integers; what is float becomes int8). [default: keep-fast for checkpoints stored "
+    "as integers, else int4, of encoders int8]",
 )
 @click.option("--block-size", type=int, help="Weights that share a scale: a power of two from 16.")
 @click.option("--context-length", type=int, help="Longest context to support. [default: the checkpoint's]")
