@@ -48,6 +48,11 @@ from edgelm.quality_card import screen
     "--write-recipe", type=click.Path(path_type=Path), help="File for the formats chosen, which --recipe reads."
 )
 @click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Choose codes by what the float graph's inputs look like: closer, and minutes for a hundred million parameters.",
+)
+@click.option(
     "--calibration-text",
     type=click.Path(path_type=Path),
     help="UTF-8 text to calibrate with, instead of the built-in one.",

@@ -145,9 +145,9 @@ def _recipe(options: ExportOptions, family: str) -> Recipe:
         raise InvalidOption(
             f"device {options.device!r}: Optimum's graphs run on {_PROVIDER.name} only; leave --device away"
         )
-    if options.max_kld is not None or options.target_size is not None:
+    if options.max_kld is not None or options.target_size is not None or options.calibrate:
         raise InvalidOption(
-            "a budget chooses formats by the model's own definition, and Optimum's graphs have none; give --precision"
+            "budgets and --calibrate need the model's own definition, and Optimum's graphs have none; give --precision"
         )
     if options.recipe is not None:
         recipe = recipe_from_file(Path(options.recipe), 0, options.block_size)

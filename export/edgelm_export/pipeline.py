@@ -55,6 +55,7 @@ class ExportOptions:
     offline: bool = False
     recipe: str | Path | None = None
     eval_text: str | Path | None = None
+    calibrate: bool = False
     calibration_text: str | Path | None = None
     max_kld: float | None = None
     target_size: str | int | None = None
@@ -176,12 +177,21 @@ def _budget(options: ExportOptions) -> Budget | None:
 
 
 def choose_recipe(options: ExportOptions, model: Model) -> Recipe:
-    """The recipe of a file, or the one a precision stands for."""
+    """The recipe of a file, or the one a precision stands for.
+
+    Raises:
+        InvalidOption: calibration of what has nothing to calibrate, or of a recipe that says itself whether it is.
+    """
     layers = model.config.num_hidden_layers
     if options.recipe is not None:
+        if options.calibrate:
+            raise InvalidOption(f"--calibrate is for presets; write 'calibrated = true' into {options.recipe}")
         return recipe_from_file(Path(options.recipe), layers, options.block_size, model.family)
     precision = options.precision or default_precision(model)
-    return preset(precision, layers, options.block_size, model.family)
+    recipe = replace(preset(precision, layers, options.block_size, model.family), compensates=options.calibrate)
+    if options.calibrate and not recipe.wants_moments:
+        raise InvalidOption(f"--calibrate chooses the codes of blocks of integers, and {precision} has none: take int4")
+    return recipe
 
 
 def default_precision(model: Model) -> str:

@@ -173,7 +173,7 @@ def test_int4_without_room_for_the_float_graph_is_rounded_plainly(
 ) -> None:
     monkeypatch.setattr(float_graph, "available_memory", lambda: 1000)
     said: list[str] = []
-    options = pipeline.export_options({"precision": "int4"})
+    options = pipeline.export_options({"precision": "int4", "calibrate": True})
     package = pipeline.export(LLAMA, tmp_path / "out", options, said.append)
     assert any("rounded without calibration, for the float graph needs" in line for line in said)
     assert "calibrated" not in package.manifest.recipe
@@ -181,10 +181,10 @@ def test_int4_without_room_for_the_float_graph_is_rounded_plainly(
 
 def test_calibration_takes_errors_from_a_decoder_and_a_text_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "own.txt").write_text("One line of text, and another one.\n" * 20, encoding="utf-8")
-    (tmp_path / "plain.toml").write_text('precision = "int4"\ncalibrated = false\n', encoding="utf-8")
-    plain = edgelm.export(LLAMA, tmp_path / "plain", recipe=tmp_path / "plain.toml")
-    found = edgelm.export(LLAMA, tmp_path / "found", precision="int4")
-    own = edgelm.export(LLAMA, tmp_path / "own", precision="int4", calibration_text=tmp_path / "own.txt", verify=False)
+    plain = edgelm.export(LLAMA, tmp_path / "plain", precision="int4")
+    found = edgelm.export(LLAMA, tmp_path / "found", precision="int4", calibrate=True)
+    options = {"calibrate": True, "calibration_text": tmp_path / "own.txt", "verify": False}
+    own = edgelm.export(LLAMA, tmp_path / "own", precision="int4", **options)
     assert found.manifest.quality["prefill"]["mean_kld"] < 0.8 * plain.manifest.quality["prefill"]["mean_kld"]
     data = [(package.path / "decoder.onnx.data").read_bytes() for package in (plain, found, own)]
     assert len(set(data)) == 3
@@ -194,3 +194,11 @@ def test_calibration_takes_errors_from_a_decoder_and_a_text_of_ones_own(tmp_path
 def test_a_calibration_text_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="calibration text .*absent.txt cannot be read"):
         edgelm.export(LLAMA, tmp_path / "out", calibration_text=tmp_path / "absent.txt")
+
+
+def test_what_has_nothing_to_calibrate_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match="--calibrate chooses the codes of blocks of integers, and fp32 has none"):
+        edgelm.export(LLAMA, tmp_path / "out", precision="fp32", calibrate=True)
+    (tmp_path / "own.toml").write_text('precision = "int4"\n', encoding="utf-8")
+    with pytest.raises(InvalidOption, match="--calibrate is for presets; write 'calibrated = true' into .*own.toml"):
+        edgelm.export(LLAMA, tmp_path / "out", recipe=tmp_path / "own.toml", calibrate=True)

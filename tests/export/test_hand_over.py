@@ -198,6 +198,8 @@ def test_a_trace_that_holds_for_some_lengths_only_fails_the_export(toy: Path, mo
         ({"device": "npu"}, r"device 'npu'"),
         ({"context_length": 65}, r"context length 65 is outside 1\.\.64, which the checkpoint names"),
         ({"block_size": 7}, "block size 7 is not one of"),
+        ({"max_kld": 0.1}, "budgets and --calibrate need the model's own definition, and Optimum's graphs have none"),
+        ({"precision": "int4", "calibrate": True}, "budgets and --calibrate need the model's own definition"),
     ],
 )
 def test_options_that_such_graphs_do_not_have_are_refused(

@@ -157,9 +157,8 @@ def test_a_file_says_whether_it_is_calibrated(tmp_path: Path) -> None:
     def compensates(text: str) -> bool:
         return recipe_from_file(write(tmp_path, text), LAYERS).compensates
 
-    assert compensates('precision = "int4"')
-    assert not compensates('precision = "int4-plain"')
-    assert compensates('[rules]\n"*" = "int4-b32"')
+    assert not compensates('precision = "int4"')
+    assert not compensates('[rules]\n"*" = "int4-b32"')
     assert not compensates('calibrated = false\n[rules]\n"*" = "int4-b32"')
     assert compensates('precision = "int4-plain"\ncalibrated = true')
 

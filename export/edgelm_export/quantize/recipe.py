@@ -23,9 +23,6 @@ from edgelm_export.quantize.formats import Format, find_format, with_block_size
 PRECISIONS = ("fp32", "fp16", "int8", "int8-plain", "int8-rows", "int4", "int4-plain", "keep", "keep-fast")
 DEFAULT_PRECISION: Mapping[str, str] = {"decoder": "int4", "encoder": "int8", "encoder-decoder": "int8"}
 
-# Of these the codes are chosen by what the inputs look like, where the float graph can run.
-_COMPENSATED = ("int4",)
-
 Rule = tuple[str, str]
 
 
@@ -140,7 +137,7 @@ def preset(precision: str, num_hidden_layers: int, block_size: int | None = None
     rules = presets[precision]()
     if block_size is not None:
         rules = [(glob, _resized(form, precision, block_size)) for glob, form in rules]
-    return Recipe(precision, tuple(rules), optional=len(rules), compensates=precision in _COMPENSATED)
+    return Recipe(precision, tuple(rules), optional=len(rules))
 
 
 def recipe_of(name: str, forms: Mapping[str, str], known: Recipe) -> Recipe:

@@ -21,7 +21,7 @@ def recipe_from_file(
     """A recipe written by a user or by `recipe_text`, as TOML or JSON.
 
     Its keys: `rules`, a table of glob = format; `precision`, the preset for what no rule matches; `name`, the file's by default;
-    `calibrated`, whether codes are chosen by what the inputs look like, which they are by default where the preset does it.
+    `calibrated`, whether codes are chosen by what the inputs look like.
 
     Raises:
         InvalidOption: the file cannot be read, or holds something else.
@@ -32,25 +32,24 @@ def recipe_from_file(
         raise InvalidOption(
             f"{path}: {', '.join(unknown)} is no part of a recipe; it has {', '.join(map(repr, _KEYS))}"
         )
-    rules, name, calibrated = raw.get("rules", {}), raw.get("name", path.name), raw.get("calibrated")
+    rules, name, calibrated = raw.get("rules", {}), raw.get("name", path.name), raw.get("calibrated", False)
     if not isinstance(rules, Mapping) or not all(isinstance(form, str) for form in rules.values()):
         raise InvalidOption(
             f'{path}: \'rules\' must be a table of glob = format name, as in "layers.*.down_proj" = "int8-b128"'
         )
     if not isinstance(name, str) or not name:
         raise InvalidOption(f"{path}: 'name' must be a text, as in name = \"mine\"")
-    if not isinstance(calibrated, bool | None):
+    if not isinstance(calibrated, bool):
         raise InvalidOption(f"{path}: 'calibrated' must be true or false")
     try:
         for form in rules.values():
             find_format(form)
-        base = Recipe("", (), compensates=True)
+        base = Recipe("", ())
         if "precision" in raw:
             base = preset(str(raw["precision"]), num_hidden_layers, block_size, family)
     except InvalidOption as error:
         raise InvalidOption(f"{path}: {error}") from error
-    compensates = base.compensates if calibrated is None else calibrated
-    return Recipe(name, (*rules.items(), *base.rules), optional=len(base.rules), compensates=compensates)
+    return Recipe(name, (*rules.items(), *base.rules), optional=len(base.rules), compensates=calibrated)
 
 
 def write_recipe(path: Path, recipe: Mapping[str, Any]) -> None:
