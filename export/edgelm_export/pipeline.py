@@ -147,6 +147,7 @@ def _export(
                 "weight_bytes_per_step": weight_bytes_per_step(programs.programs),
             }
             written = replace(manifest, precision=recipe.name, recipe=recipe.as_manifest(), **parts)
+            del recipe  # what it knows of the inputs takes memory that verification needs
             with cost.of("digests"):
                 written = replace(written, files=digests(folder))
             written.save(folder)
@@ -161,8 +162,8 @@ def _export(
 
         if budget is None:
             with cost.of("calibrating"):
-                recipe = calibrated(recipe, model, folder, graph, known, say)
-            write(recipe)
+                ready = [calibrated(recipe, model, folder, graph, known, say)]
+            write(ready.pop())  # kept by `write` alone, which needs the memory
         else:
             with cost.of("searching formats"):
                 found_formats = survey(model, folder, graph, known)
