@@ -17,7 +17,7 @@ from rounds import summarize
 
 from edgelm_export.sources import Source, resolve_source
 
-LENGTHS = Lengths()
+LONG, SHORT = Lengths(), Lengths(prompts=(32, 512), contexts=(32, 512))
 
 
 @click.command()
@@ -25,10 +25,17 @@ LENGTHS = Lengths()
 @click.option("--model", default="smollm2-135m-instruct", show_default=True, help="A GGUF file, or what leads to one.")
 @click.option("--rounds", default=5, show_default=True, help="How often each contender is measured.")
 @click.option("--threads", default=2, show_default=True, help="Threads, and cores all workers are pinned to.")
+@click.option("--short", is_flag=True, help="Neither prompts nor contexts of thousands of tokens.")
 @click.option("--no-divergence", is_flag=True, help="Measure speed only.")
 @click.option("--output", type=click.Path(path_type=Path), help="Result file. [default: docs/benchmarks/speed.json]")
 def main(
-    names: tuple[str, ...], model: str, rounds: int, threads: int, no_divergence: bool, output: Path | None
+    names: tuple[str, ...],
+    model: str,
+    rounds: int,
+    threads: int,
+    short: bool,
+    no_divergence: bool,
+    output: Path | None,
 ) -> None:
     """Measure the contenders NAMES (default: all but the reference) in turn and write the results."""
     source, known = resolve_source(model), decoders(threads)
@@ -38,13 +45,16 @@ def main(
     reference = everything[REFERENCE]
     ids, cpus = evaluation_ids(reference[1]), pick_cpus(threads)
     quality = {} if no_divergence else measure_divergence(entered, reference, ids, cpus, say)
-    results = measure_speed(entered, ids, LENGTHS, cpus, rounds, say)
+    lengths = SHORT if short else LONG
+    results = measure_speed(entered, ids, lengths, cpus, rounds, say)
     values = {
         "what": "speed",
         "machine": machine(),
-        "command": " ".join(["python tests/benchmarks/run.py", *names, f"--model {model} --rounds {rounds}"]),
+        "command": " ".join(
+            ["python tests/benchmarks/run.py", *names, f"--model {model} --rounds {rounds}{' --short' * short}"]
+        ),
         "model": {"name": model, "source": source.id, "revision": source.revision},
-        "settings": _settings(threads, rounds, len(ids)),
+        "settings": _settings(threads, rounds, lengths, len(ids)),
         "contenders": {
             name: {
                 **contender.facts(package),
@@ -67,12 +77,11 @@ def off_grid(source: Source) -> Path:
     return file
 
 
-def _settings(threads: int, rounds: int, text: int) -> dict[str, Any]:
-    lengths = vars(LENGTHS)
+def _settings(threads: int, rounds: int, lengths: Lengths, text: int) -> dict[str, Any]:
     return {
         "threads": threads,
         "rounds": rounds,
-        **lengths,
+        **vars(lengths),
         "new_tokens": NEW_TOKENS,
         "divergence_tokens": text,
         "budgets": BUDGETS,
