@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from edgelm.errors import CheckpointError, ManifestError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgelm.package import Package
 
 
@@ -33,15 +35,24 @@ def export(source: str | Path, out: str | Path, **options: Any) -> Package:
     return pipeline.export(source, out, pipeline.export_options(options))
 
 
-def load(package: str | Path, device: str = "auto", threads: int | None = None, max_length: int | None = None) -> Any:
+def load(
+    package: str | Path,
+    device: str = "auto",
+    threads: int | None = None,
+    max_length: int | None = None,
+    provider_options: Mapping[str, str] | None = None,
+) -> Any:
     """Loads a package.
 
     Args:
         package: a package folder, or a name of the catalogue (exported at first use into the user's cache folder).
-        device: "auto" or an execution provider's short name.
+        device: "auto" (CUDA where package and machine both can, else the CPU), or an execution provider's short name, with a number
+            where there are several, as in "cuda:1".
         threads: threads inside an operator; None leaves the choice to ONNX Runtime.
         max_length: most positions of prompt and new tokens together; None allows the package's whole context. Memory is
             taken as sequences grow, so a large value costs nothing by itself.
+        provider_options: of ONNX Runtime's execution provider, such as {"gpu_mem_limit": "4000000000"}, bytes that CUDA's weights and
+            activations may take; the KV cache comes beside them.
 
     Raises:
         PackageError: the package cannot be opened.
@@ -59,8 +70,8 @@ def load(package: str | Path, device: str = "auto", threads: int | None = None, 
     family = opened.manifest.family
     if family not in kinds:
         raise ManifestError(f"{opened.path} is of family {family!r}; this edgelm runs {' and '.join(kinds)}, update it")
-    provider = find_provider(device, package_device=opened.manifest.device)
-    return kinds[family](opened, provider, threads=threads, max_length=max_length)
+    provider = find_provider(device, package_devices=opened.manifest.devices, options=provider_options)
+    return kinds[family](opened.on(provider.runs), provider, threads=threads, max_length=max_length)
 
 
 def find_package(package: str | Path) -> Path:

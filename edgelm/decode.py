@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from edgelm import signature
 from edgelm.cache import StaticKVCache
 from edgelm.long_context import LongContext
 from edgelm.search import Rows
-from edgelm.session import Program, buffer
+from edgelm.session import Array, Binding, Program, buffer
 from edgelm.signature import CacheGeometry
 
 Logits = NDArray[np.float32]
@@ -24,7 +24,7 @@ PREFILL_CHUNK = 512
 class Memory(Protocol):
     """What rows read besides their cache, such as an encoder's output (memory.py)."""
 
-    def inputs(self, start: int, stop: int) -> Mapping[str, NDArray[Any]]:
+    def inputs(self, start: int, stop: int) -> Mapping[str, Array]:
         """What to bind for these rows, by the name of the input; it must stay in place until `reorder`."""
         ...
 
@@ -67,7 +67,7 @@ class Decoder:
         self._memory = memory
         self._step: _Call | None = None
         self.vocab_size = vocab_size
-        self.cache = StaticKVCache(geometry, batch, limit)
+        self.cache = StaticKVCache(geometry, batch, limit, program.memory)
         short = geometry.short_context
         self._long = None if short is None else LongContext(short, batch)
 
@@ -119,7 +119,7 @@ class Decoder:
         lengths = self.cache.lengths
         moved = self.cache.reserve(max(lengths) + 1)
         if self._step is None or moved:
-            self._step = self._call((0, self.batch), (1, 1))
+            self._step = self._call((0, self.batch), (1, 1), repeats=True)
         self._step.input_ids[:, 0] = ids
         self._step.run(lengths, 1, self._flags(0, self.batch))
         for row in range(len(lengths)):
@@ -161,11 +161,14 @@ class Decoder:
         self.cache.advance(row, count)
         return call.logits[0]
 
-    def _call(self, rows: tuple[int, int], shape: tuple[int, int]) -> _Call:
+    def _call(self, rows: tuple[int, int], shape: tuple[int, int], *, repeats: bool = False) -> _Call:
         past, present = self.cache.rows(*rows)
         if self._memory is not None:
             past = {**past, **self._memory.inputs(*rows)}
-        return _Call(self._program, past, present, (rows[1] - rows[0], *shape, self.vocab_size))
+        binding = self._program.binding(repeats=repeats)
+        # What is captured runs with the numbers of the first time: lengths that change must lie in buffers.
+        total = self.cache.max_length if binding.captured else None
+        return _Call(self._program, binding, past, present, (rows[1] - rows[0], *shape, self.vocab_size), total)
 
 
 class _Call:
@@ -174,11 +177,16 @@ class _Call:
     def __init__(
         self,
         program: Program,
-        inputs: Mapping[str, NDArray[Any]],
-        outputs: Mapping[str, NDArray[Any]],
+        binding: Binding,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array],
         shape: tuple[int, int, int, int],
+        total: int | None,
     ) -> None:
-        """Takes the shape as rows, tokens a row, positions whose logits are wanted, vocabulary."""
+        """Takes the shape as rows, tokens a row, positions whose logits are wanted, vocabulary.
+
+        `total` stands for the length of the longest row: any that is no shorter gives the same, for each row has its own.
+        """
         batch, sequence, asked, vocab_size = shape
         self.input_ids = buffer((batch, sequence), "int64")
         self.logits_index = buffer((batch, asked), "int64")
@@ -188,7 +196,8 @@ class _Call:
         self._seqlens_k = buffer((batch,), "int32")
         self._total = buffer((), "int32")
         self._long = buffer((batch,), "int64")
-        self._binding = program.binding()
+        self._fixed_total = total
+        self._binding = binding
         own = {
             signature.INPUT_IDS: self.input_ids,
             signature.SEQLENS_K: self._seqlens_k,
@@ -207,5 +216,5 @@ class _Call:
         if long is not None:
             self._long[:] = long
         self._seqlens_k[:] = [length + count - 1 for length in lengths]
-        self._total[...] = max(lengths) + count
+        self._total[...] = max(lengths) + count if self._fixed_total is None else self._fixed_total
         self._binding.run()

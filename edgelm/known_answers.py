@@ -33,7 +33,7 @@ def check_operators(package: Package, provider: Provider) -> None:
             raise ProviderError(
                 f"ONNX Runtime {onnxruntime.__version__} computes {probe['operator']} otherwise than {package.path} needs it (off by "
                 f"{error:.2g}, {probe['tolerance']:.2g} is allowed); install the version that edgelm is tested with: "
-                f"pip install 'edgelm[{provider.extra}]'"
+                f"{provider.install}"
             )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
@@ -45,10 +45,33 @@ class Manifest:
     probes: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict[str, Mapping[str, Any]]
     )  # file -> {"operator", "tolerance"}: a known answer of an operator, see known_answers.py
+    forms: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict[str, Mapping[str, Any]]
+    )  # other device -> its {"programs", "cache", "probes"} in place of these; they share the weights
     notes: tuple[str, ...] = ()
     exporter: str = EDGELM
     format_version: int = FORMAT_VERSION
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Execution providers the package has programs for."""
+        return (self.device, *self.forms)
+
+    def on(self, device: str) -> Manifest:
+        """The manifest of the programs for one of `devices`."""
+        if device == self.device:
+            return self
+        form = self.forms[device]
+        cache = form["cache"]
+        return replace(
+            self,
+            device=device,
+            programs=form["programs"],
+            probes=form["probes"],
+            cache=None if cache is None else CacheGeometry.from_manifest(cache),
+            forms={},
+        )
 
     @property
     def kv_cache(self) -> CacheGeometry:
@@ -116,12 +139,18 @@ class Package:
                     f"{folder}: {name} has {file.stat().st_size:,} bytes, the manifest says {entry['size']:,}; "
                     "the copy is incomplete or was changed, export or copy it again"
                 )
-        for program, name in manifest.programs.items():
-            if name not in manifest.files:
-                raise ManifestError(
-                    f"{folder}: program {program!r} names {name}, which is not among the package's files"
-                )
+        for form in map(manifest.on, manifest.devices):
+            for program, name in form.programs.items():
+                if name not in manifest.files:
+                    raise ManifestError(
+                        f"{folder}: program {program!r} names {name}, which is not among the package's files"
+                    )
         return cls(folder, manifest)
+
+    def on(self, devices: Iterable[str]) -> Package:
+        """The package as it runs on the first of these devices that it has programs for."""
+        device = next(device for device in devices if device in self.manifest.devices)
+        return Package(self.path, self.manifest.on(device))
 
     def verify_digests(self) -> None:
         """Compares every file's SHA-256 with the manifest.
@@ -201,7 +230,7 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
     exporter = values.get("exporter", EDGELM)
     if exporter not in (EDGELM, OPTIMUM):
         raise ManifestError(f"{file}: graphs of exporter {exporter!r} are not known to this edgelm; update it")
-    named = (*_TYPES, "format_version", "exporter", "cache", "encoder", "probes")
+    named = (*_TYPES, "format_version", "exporter", "cache", "encoder", "probes", "forms")
     extra = {key: value for key, value in values.items() if key not in named}
     cache = _read_part(values, "cache", CacheGeometry.from_manifest, file)
     encoder = _read_part(values, "encoder", EncoderFacts.from_manifest, file)
@@ -211,8 +240,11 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
             f"{file}: the part that tells how to run this {values['family']} is missing; export it again"
         )
     probes = _read_part(values, "probes", partial(_probes, files=values["files"]), file) or {}
+    forms = _read_part(values, "forms", partial(_forms, files=values["files"]), file) or {}
     notes = tuple(map(str, values["notes"]))
-    return Manifest(**known, cache=cache, encoder=encoder, probes=probes, notes=notes, exporter=exporter, extra=extra)
+    return Manifest(
+        **known, cache=cache, encoder=encoder, probes=probes, forms=forms, notes=notes, exporter=exporter, extra=extra
+    )
 
 
 Part = TypeVar("Part")
@@ -237,6 +269,16 @@ def _probes(values: dict[str, Any], files: Mapping[str, Any]) -> dict[str, dict[
             raise ValueError(f"{name} is not among the package's files")
         if not isinstance(probe["operator"], str) or not isinstance(probe["tolerance"], float):
             raise TypeError(f"the operator or the tolerance of {name} is not usable")
+    return values
+
+
+def _forms(values: dict[str, Any], files: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    for device, form in values.items():
+        if not isinstance(form["programs"], dict):
+            raise TypeError(f"the programs for {device} are no object")
+        if form["cache"] is not None:
+            CacheGeometry.from_manifest(form["cache"])
+        _probes(form["probes"], files)
     return values
 
 

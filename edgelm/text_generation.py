@@ -14,7 +14,7 @@ from edgelm.decode import DecoderRows
 from edgelm.errors import ContextOverflow, GenerationError, InvalidOption
 from edgelm.generation import Chunk, Generation, Request
 from edgelm.generation_config import GenerationConfig
-from edgelm.loading import length_limit, load_program
+from edgelm.loading import device_facts, length_limit, load_program
 from edgelm.package import Package
 from edgelm.providers import Provider
 from edgelm.rows import decoder_rows
@@ -39,6 +39,7 @@ class DecoderModel:
         self.package = package
         self.max_length = length_limit(package, max_length)
         self._program = load_program(package, "decoder", provider, threads)
+        self.device = device_facts(self._program)
         self.tokenizer = Tokenizer.from_folder(package.path)
         self.chat_template = ChatTemplate.from_folder(package.path, self.tokenizer.special_tokens)
         self.defaults = GenerationConfig.from_checkpoint(package.manifest.generation)

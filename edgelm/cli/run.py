@@ -39,7 +39,19 @@ from edgelm.text_to_text import Seq2SeqModel
     type=click.Path(path_type=Path),
     help="File to write results to: .jsonl or .parquet; embeddings also .npy.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, or an execution provider.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, or an execution provider: cpu, cuda, cuda:1, webgpu, openvino ...",
+)
+@click.option(
+    "--provider-option",
+    type=(str, str),
+    multiple=True,
+    metavar="NAME VALUE",
+    help="Option of ONNX Runtime's provider, such as gpu_mem_limit 4000000000.",
+)
 @click.option("--threads", type=int, help="Threads to compute with. [default: one a physical core]")
 @click.option(
     "--max-length", type=int, help="Most tokens of an input and its answer together. [default: the package's context]"
@@ -57,6 +69,7 @@ def command(
     max_length: int | None,
     as_json: bool,
     stats: bool,
+    provider_option: tuple[tuple[str, str], ...],
     **options: Any,
 ) -> None:
     """Run PACKAGE on each INPUT, or on each line of standard input.
@@ -67,7 +80,9 @@ def command(
     """
     if raw and system is not None:
         raise click.UsageError("--system needs the chat template, which --raw leaves out")
-    model = load(package, device, threads, max_length)
+    model = load(package, device, threads, max_length, dict(provider_option))
+    if stats:
+        click.echo(f"device {model.device}", err=True)
     given, mixed = given_options(options), _set(system=system, raw=raw)
     if isinstance(model, EncoderModel):
         _refuse({**_others(given, ENCODER_OPTIONS), **mixed}, "generate text")

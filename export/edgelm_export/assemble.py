@@ -32,9 +32,15 @@ class Plan:
 
 
 def assemble(
-    model: Model, recipe: Recipe, provider: Provider, store_for: Callable[[str], Store], taps: Sequence[str] = ()
-) -> Mapping[str, ir.Model]:
-    """Builds every program of the architecture; weights go to `store_for(program)` as they are quantized.
+    model: Model,
+    recipe: Recipe,
+    providers: Sequence[Provider],
+    store_for: Callable[[str], Store],
+    taps: Sequence[str] = (),
+) -> Sequence[Mapping[str, ir.Model]]:
+    """Builds every program of the architecture for each provider; weights go to `store_for(program)` as they are quantized.
+
+    What programs share is stored once, and those of one provider share all weights with those of another.
 
     Raises:
         MissingWeights, UnusedWeights, WrongShape: the checkpoint does not fit the architecture; with a plan as store, this is
@@ -49,18 +55,20 @@ def assemble(
         others = [names[name].name for name in names if name.startswith(("decoder.", "final_"))]
         ignored |= {f"{other.replace('{i}', '*')}*": "of the decoder" for other in others}
     weights = Weights(model.checkpoint, names, ignored)
-    programs: dict[str, ir.Model] = {}
-    written: dict[str, Location] = {}  # what programs share is stored once
-    for name, build in model.programs.items():
+    written: dict[str, Location] = {}
+
+    def program(name: str, build: Callable[[GraphBuilder], None], provider: Provider) -> ir.Model:
         g = GraphBuilder(weights, recipe, provider, store_for(name), taps, written)
         build(g)
-        programs[name] = g.finish(name)
+        return g.finish(name)
+
+    forms = [{name: program(name, build, provider) for name, build in model.programs.items()} for provider in providers]
     weights.finish()
-    return programs
+    return forms
 
 
-def plan(model: Model, recipe: Recipe, provider: Provider) -> Plan:
+def plan(model: Model, recipe: Recipe, *providers: Provider) -> Plan:
     """What an export would write, from headers alone; raises as `assemble` does."""
     counted = Plan()
-    assemble(model, recipe, provider, lambda _: counted)
+    assemble(model, recipe, providers, lambda _: counted)
     return counted

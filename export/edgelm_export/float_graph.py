@@ -65,7 +65,7 @@ class FloatGraph:
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix=".edgelm-float.", dir=self._beside))
             taps = [f"{INPUT_TAP}*"] if "encoder" in self._model.programs else []
-            write_programs(self._model, self._recipe, PROVIDER, self._folder, taps)
+            write_programs(self._model, self._recipe, [PROVIDER], self._folder, taps)
         return self._folder / f"{name}.onnx"
 
 

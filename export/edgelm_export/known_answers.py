@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgelm.known_answers import ERROR, NOTHING
-from edgelm_export.graph import CONTRIB, IR_VERSION, OPSET
+from edgelm_export.graph import CONTRIB, DTYPES, IR_VERSION, OPSET
 from edgelm_export.quantize.formats import FORMATS, Format
 
 Array = NDArray[Any]
@@ -28,6 +28,7 @@ _ZERO_POINTS, _ROUTER_WEIGHTS = 11, 14
 
 # Float kernels differ in the order of sums; blocks of integers round their input to 8 bits. A wrong meaning is off by half or more.
 _TOLERANCES = {"MoE": 1e-4, "QMoE": 0.05}
+_ROUNDING = {"float32": 0.0, "float16": 0.01, "bfloat16": 0.1}  # of weights, activations and scores
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,19 @@ class KnownAnswer:
     tolerance: float
 
 
-def known_answers(programs: Iterable[ir.Model]) -> list[KnownAnswer]:
-    """One probe for each different setting of each operator in the programs, in a fixed order."""
+def known_answers(programs: Iterable[ir.Model], dtype: str = "float32") -> list[KnownAnswer]:
+    """One probe for each different setting of each operator in the programs, whose activations have `dtype`, in a fixed order."""
     probes = {
         probe.graph: probe
         for program in programs
         for node in program.graph
         if node.domain == CONTRIB and node.op_type in _PROBED
-        for probe in [_probe(node)]
+        for probe in [_probe(node, dtype)]
     }
     return [probes[graph] for graph in sorted(probes)]
 
 
-def _probe(node: ir.Node) -> KnownAnswer:
+def _probe(node: ir.Node, dtype: str) -> KnownAnswer:
     attributes = {name: attribute.value for name, attribute in node.attributes.items()} | {"k": _CHOSEN}
     given = [value is not None for value in node.inputs]
     block = attributes.get("block_size", 8)
@@ -65,8 +66,10 @@ def _probe(node: ir.Node) -> KnownAnswer:
             attributes["expert_weight_bits"], block, asymmetric=len(given) > _ZERO_POINTS and given[_ZERO_POINTS]
         )
         inputs = experts.in_blocks(form, biased=biased, weighed=len(given) > _ROUTER_WEIGHTS)
-    graph = _graph(node.op_type, attributes, experts.x, inputs, experts.answer(attributes, biased=biased))
-    return KnownAnswer(f"{CONTRIB} {node.op_type}", graph, _TOLERANCES[node.op_type])
+    answer = experts.answer(attributes, biased=biased)
+    graph = _graph(node.op_type, attributes, experts.x, inputs, answer, DTYPES[dtype])
+    tolerance = max(_TOLERANCES[node.op_type], _ROUNDING[dtype])
+    return KnownAnswer(f"{CONTRIB} {node.op_type}", graph, tolerance)
 
 
 class _RandomExperts:
@@ -146,9 +149,14 @@ def _format(bits: int, block_size: int, *, asymmetric: bool) -> Format:
 
 
 def _graph(
-    op_type: str, attributes: Mapping[str, Any], x: Array, inputs: Sequence[Array | None], answer: Array
+    op_type: str,
+    attributes: Mapping[str, Any],
+    x: Array,
+    inputs: Sequence[Array | None],
+    answer: Array,
+    dtype: ir.DataType,
 ) -> bytes:
-    """error = max |op(x + nothing, inputs) - answer| / max |answer|."""
+    """error = max |op(x + nothing, inputs) - answer| / max |answer|, the operator's own floats in `dtype`."""
     initializers: list[ir.Value] = []
     nodes: list[ir.Node] = []
 
@@ -159,16 +167,21 @@ def _graph(
         return initializers[-1]
 
     def op(name: str, *values: ir.Value | None, domain: str = "", **settings: Any) -> ir.Value:
-        nodes.append(ir.node(name, list(values), settings or None, domain=domain, name=name))
-        nodes[-1].outputs[0].name = name
+        nodes.append(ir.node(name, list(values), settings or None, domain=domain, name=f"{name}_{len(nodes)}"))
+        nodes[-1].outputs[0].name = nodes[-1].name
         return nodes[-1].outputs[0]
 
     nothing = ir.val(NOTHING, dtype=ir.DataType.FLOAT, shape=[])
-    fed = op("Add", constant("x", x), nothing)
-    given = [constant(f"input_{i + 1}", array) for i, array in enumerate(inputs)]
+
+    def narrowed(array: Array | None) -> Array | None:
+        return array if array is None or array.dtype != np.float32 else array.astype(dtype.numpy())
+
+    fed = op("Cast", op("Add", constant("x", x), nothing), to=dtype)
+    given = [constant(f"input_{i + 1}", narrowed(array)) for i, array in enumerate(inputs)]
     while given[-1] is None:
         given.pop()
-    difference = op("Sub", op(op_type, fed, *given, domain=CONTRIB, **attributes), constant("answer", answer))
+    found = op("Cast", op(op_type, fed, *given, domain=CONTRIB, **attributes), to=ir.DataType.FLOAT)
+    difference = op("Sub", found, constant("answer", answer))
     scale = np.array(1 / np.abs(answer).max(), np.float32)
     error = op("Mul", op("ReduceMax", op("Abs", difference), keepdims=0), constant("scale", scale))
     error.name, error.type, error.shape = ERROR, ir.TensorType(ir.DataType.FLOAT), ir.Shape([])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -10,16 +12,18 @@ from edgelm.generation_config import GenerationConfig, unsupported_keys
 from edgelm.package import Manifest, sha256
 from edgelm.providers import Provider
 from edgelm.tasks import EncoderFacts
+from edgelm_export.blocks.cache import cache_geometry
 from edgelm_export.blocks.encoder import has_token_types
 from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.model import Model
 from edgelm_export.quantize.recipe import Recipe
 from edgelm_export.sources import Source
 from edgelm_export.task import Task
+from edgelm_export.write import Form
 
 
 def describe_export(model: Model, recipe: Recipe, provider: Provider, source: Source) -> Manifest:
-    """The manifest of a package to be written; its files, and later its quality figures, are still to be filled in.
+    """The manifest of a package to be written; its programs and files, and later its quality figures, are still to be filled in.
 
     Raises:
         UnsupportedConfig: generation settings that no generation could use.
@@ -31,8 +35,8 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
         family=model.family,
         task=model.task.name,
         architecture=c.model_type,
-        programs={name: f"{name}.onnx" for name in model.programs},
-        cache=c.cache_geometry(provider.activation_dtype) if writes else None,
+        programs={},
+        cache=cache_geometry(c, provider) if writes else None,
         encoder=None if model.family == "decoder" else encoder_facts(model, recipe),
         context_length=c.context_length,
         vocab_size=model.target_vocab_size,
@@ -47,6 +51,19 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
         versions={"edgelm": __version__, "onnx-ir": version("onnx-ir")},
         notes=tuple(notes),
     )
+
+
+def with_forms(manifest: Manifest, model: Model, providers: Sequence[Provider], written: Sequence[Form]) -> Manifest:
+    """The manifest with what was written for each provider, the first of which is the package's own."""
+
+    def cache(provider: Provider) -> dict[str, Any] | None:
+        return None if manifest.cache is None else cache_geometry(model.config, provider).as_manifest()
+
+    others = {
+        provider.name: {"programs": form.programs, "probes": form.probes, "cache": cache(provider)}
+        for provider, form in zip(providers[1:], written[1:], strict=True)
+    }
+    return replace(manifest, programs=written[0].programs, probes=written[0].probes, forms=others)
 
 
 def encoder_facts(model: Model, recipe: Recipe) -> EncoderFacts:

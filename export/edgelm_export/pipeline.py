@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from edgelm.errors import InvalidOption
 from edgelm.package import Package
-from edgelm.providers import PROVIDERS, Provider
+from edgelm.providers import PROVIDERS, Provider, missing
 from edgelm_export.assemble import plan
 from edgelm_export.checkpoint import open_checkpoint
 from edgelm_export.float_graph import FloatGraph
 from edgelm_export.hand_over import hand_over, is_handed_over
-from edgelm_export.manifest import describe_export
+from edgelm_export.manifest import describe_export, with_forms
 from edgelm_export.model import Model, check_tied_head, understand
 from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, preset, recipe_from_file
 from edgelm_export.sources import resolve_source
@@ -32,6 +32,7 @@ class ExportOptions:
     task: str | None = None
     pooling: str | None = None
     device: str = "cpu"
+    activations: str | None = None
     revision: str | None = None
     offline: bool = False
     recipe: str | Path | None = None
@@ -63,7 +64,7 @@ def export(
         VerificationError: the package disagrees with itself or yields NaN.
     """
     target = Path(out)
-    provider = _provider(options.device)
+    providers = choose_providers(options.device, options.activations)
     check_target(target, force=options.force)
     found = resolve_source(str(source), revision=options.revision, offline=options.offline)
     checkpoint = open_checkpoint(found.path)
@@ -73,32 +74,61 @@ def export(
     for note in model.notes:
         say(f"note: {note}")
     check_tied_head(model)
-    recipe = choose_recipe(options, model)
-    planned = plan(model, recipe, provider)
+    recipe = choose_recipe(options, model, providers)
+    planned = plan(model, recipe, *providers)
     recipe.check_used()
     check_space(target, planned.nbytes)
-    manifest = describe_export(model, recipe, provider, found)
+    manifest = describe_export(model, recipe, providers[0], found)
     with package_folder(target, force=options.force) as folder, FloatGraph(model, folder.parent, say) as graph:
         write_texts(model.checkpoint, folder)
         recipe = calibrated(recipe, model, folder, graph)
-        probes = write_programs(model, recipe, provider, folder)
-        manifest = replace(manifest, files=digests(folder), probes=probes)
+        manifest = with_forms(manifest, model, providers, write_programs(model, recipe, providers, folder))
+        manifest = replace(manifest, files=digests(folder))
         manifest.save(folder)
         if options.verify:
-            quality = verify(Package.open(folder), model, provider, graph, say)
+            quality = _verified(Package.open(folder), model, providers[0], graph, say)
             replace(manifest, quality=quality).save(folder)
     return Package.open(target)
 
 
-def choose_recipe(options: ExportOptions, model: Model) -> Recipe:
-    """The recipe of a file, or the one a precision stands for."""
+def _verified(
+    package: Package, model: Model, provider: Provider, graph: FloatGraph, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Quality figures, on a machine without the device by the CPU's kernels, where these know the activations."""
+    lacking = missing(provider)
+    if not lacking:
+        return verify(package, model, provider, graph, say)
+    if provider.activation_dtype in PROVIDERS["cpu"].takes:
+        say(f"verified by the CPU's kernels, for {provider.name} cannot be used here")
+        return {**verify(package, model, PROVIDERS["cpu"], graph, say), "device": "cpu"}
+    reason = f"skipped: {'; '.join(lacking)}"
+    say(f"verification {reason}")
+    return {"skipped": reason}
+
+
+def choose_recipe(options: ExportOptions, model: Model, providers: Sequence[Provider]) -> Recipe:
+    """The recipe of a file, or the one a precision stands for, in formats that pay on all providers."""
     layers = model.config.num_hidden_layers
     if options.recipe is not None:
         return recipe_from_file(Path(options.recipe), layers, options.block_size, model.family)
-    return preset(options.precision or DEFAULT_PRECISION[model.family], layers, options.block_size, model.family)
+    recipe = preset(options.precision or DEFAULT_PRECISION[model.family], layers, options.block_size, model.family)
+    return recipe if all(provider.block_sums for provider in providers) else recipe.without_block_sums()
 
 
-def _provider(device: str) -> Provider:
-    if device not in PROVIDERS:
-        raise InvalidOption(f"device {device!r} is not known (known: {', '.join(PROVIDERS)})")
-    return PROVIDERS[device]
+def choose_providers(device: str, activations: str | None) -> list[Provider]:
+    """The providers a package is for; the first of several is the one its quality is measured on.
+
+    Raises:
+        InvalidOption: an unknown device, the same one twice, or activations that none of them has.
+    """
+    names = device.split(",")
+    unknown = [name for name in names if name not in PROVIDERS]
+    if unknown or len(set(names)) < len(names):
+        raise InvalidOption(
+            f"device {device!r} is not known (known: {', '.join(PROVIDERS)}, or several with a comma between)"
+        )
+    providers = [PROVIDERS[name] for name in names]
+    if activations is None:
+        return providers
+    free = [provider for provider in providers if len(provider.activation_dtypes) > 1] or providers[:1]
+    return [provider.with_activations(activations) if provider in free else provider for provider in providers]

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ from edgelm_export.quantize.recipe import Recipe
 
 # Tensors start on cache lines, so that kernels may read the mapped file directly.
 _ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class Form:
+    """The graphs of one provider: files by program name, probes by file name."""
+
+    programs: Mapping[str, str]
+    probes: Mapping[str, Mapping[str, Any]]
 
 
 class DataFile:
@@ -115,33 +124,41 @@ def check_space(target: Path, nbytes: int) -> None:
 
 
 def write_programs(
-    model: Model, recipe: Recipe, provider: Provider, folder: Path, taps: Sequence[str] = ()
-) -> Mapping[str, Mapping[str, Any]]:
+    model: Model, recipe: Recipe, providers: Sequence[Provider], folder: Path, taps: Sequence[str] = ()
+) -> list[Form]:
     """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well.
 
     Returns:
-        The probes of the operators they use, written too, as the manifest lists them.
+        What was written for each provider: programs, and the probes of the operators they use, as the manifest lists them.
     """
-    total = plan(model, recipe, provider).nbytes
+    total = plan(model, recipe, *providers).nbytes
     files: dict[str, DataFile] = {}
     with progress(total, f"Writing {recipe.name}", "B") as bar:
         try:
 
             def store_for(name: str) -> DataFile:
-                files[name] = DataFile(folder / f"{name}.onnx.data", bar.advance)
+                if name not in files:
+                    files[name] = DataFile(folder / f"{name}.onnx.data", bar.advance)
                 return files[name]
 
-            programs = assemble(model, recipe, provider, store_for, taps)
+            forms = assemble(model, recipe, providers, store_for, taps)
         finally:
             for file in files.values():
                 file.close()
+    suffixes = ["", *(f".{provider.name}" for provider in providers[1:])]
+    return [_write_form(*form, folder) for form in zip(forms, providers, suffixes, strict=True)]
+
+
+def _write_form(programs: Mapping[str, ir.Model], provider: Provider, suffix: str, folder: Path) -> Form:
+    files = {name: f"{name}{suffix}.onnx" for name in programs}
     for name, program in programs.items():
-        write_graph(program, folder / f"{name}.onnx")
+        write_graph(program, folder / files[name])
     probes: dict[str, Mapping[str, Any]] = {}
-    for number, probe in enumerate(known_answers(programs.values())):
-        (folder / f"probe-{number}.onnx").write_bytes(probe.graph)
-        probes[f"probe-{number}.onnx"] = {"operator": probe.operator, "tolerance": probe.tolerance}
-    return probes
+    for number, probe in enumerate(known_answers(programs.values(), provider.activation_dtype)):
+        name = f"probe-{number}{suffix}.onnx"
+        (folder / name).write_bytes(probe.graph)
+        probes[name] = {"operator": probe.operator, "tolerance": probe.tolerance}
+    return Form(files, probes)
 
 
 def write_graph(program: ir.Model, file: Path) -> None:

@@ -17,8 +17,9 @@ from edgelm_export.blocks.expert_kernels import Experts, expert_sum
 from edgelm_export.blocks.kernels import QuantizedWeight
 from edgelm_export.blocks.linear import linear
 from edgelm_export.blocks.mlp import gated_mlp
+from edgelm_export.blocks.precision import as_activation, number
 from edgelm_export.blocks.routing import route
-from edgelm_export.blocks.stored import Pieces, as_activation, stored_blocks, stored_floats
+from edgelm_export.blocks.stored import Pieces, stored_blocks, stored_floats
 from edgelm_export.config import MixtureConfig, ModelConfig, MoeConfig
 from edgelm_export.graph import GraphBuilder
 from edgelm_export.quantize.formats import Format
@@ -32,7 +33,7 @@ def mixture_of_experts(g: GraphBuilder, x: ir.Value, c: ModelConfig, m: MoeConfi
     routing = route(g, x, c.hidden_size, m)
     y = layer.narrowed(expert_sum(g, layer.widened(x), routing, layer.experts(), m))
     if m.routed_scaling_factor != 1:
-        y = g.op("Mul", y, as_activation(g, g.constant(np.array(m.routed_scaling_factor, np.float32))))
+        y = g.op("Mul", y, number(g, m.routed_scaling_factor))
     if m.shared_intermediate_size:
         y = g.op("Add", y, _shared_expert(g, x, c, m))
     return g.tap("moe", y)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,10 @@ class Recipe:
     def rounds_inputs(self) -> bool:
         """Whether a format is among the rules that makes the kernel round its input."""
         return any(find_format(form).bits < 16 for _, form in self.rules)
+
+    def without_block_sums(self) -> Recipe:
+        """The same with whole zero points in the place of fractional ones, whose inputs are wider than their weights."""
+        return replace(self, rules=tuple((glob, form.replace("-affine", "-asym")) for glob, form in self.rules))
 
     def unused_rules(self) -> tuple[Rule, ...]:
         """The rules that have decided nothing so far and should have."""
