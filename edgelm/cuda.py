@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from edgelm.errors import OutOfDeviceMemory, ProviderError
 
-# What onnxruntime-gpu 1.31 and 1.32 are linked to, on Linux and on Windows. cuDNN is opened when a convolution wants it.
+# What onnxruntime-gpu 1.31 and 1.32 are linked to, on Linux and on Windows. cuDNN alone is opened by operators that want it:
+# mixtures of experts, cross attention, classifiers and convolutions do.
 CUDA_MAJOR = 13
 _DRIVER = ("libcuda.so.1", "nvcuda.dll")
 _RUNTIME = ("libcudart.so.13", "cudart64_13.dll")
@@ -32,8 +33,8 @@ _LIBRARIES = {
     "cuBLAS": ("libcublas.so.13", "cublas64_13.dll"),
     "cuBLASLt": ("libcublasLt.so.13", "cublasLt64_13.dll"),
     "cuRAND": ("libcurand.so.10", "curand64_10.dll"),
+    "cuDNN": ("libcudnn.so.9", "cudnn64_9.dll"),
 }
-CUDNN = ("libcudnn.so.9", "cudnn64_9.dll")
 
 _OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 _ANY_DIRECTION = 4  # cudaMemcpyDefault
@@ -58,7 +59,9 @@ def problems() -> list[str]:
     lacking = {title: _name(names) for title, names in _LIBRARIES.items() if _library(_name(names)) is None}
     if lacking:
         listed = ", ".join(f"{title} ({name})" for title, name in lacking.items())
-        found.append(f"of CUDA {CUDA_MAJOR} {listed} cannot be loaded: pip install 'edgelm[cuda]'")
+        found.append(
+            f"{listed} cannot be loaded, which onnxruntime-gpu wants of CUDA {CUDA_MAJOR}: pip install 'edgelm[cuda]'"
+        )
     return found
 
 
@@ -69,12 +72,6 @@ def driver_version() -> tuple[int, int] | None:
         return None
     version = ctypes.c_int()
     return _split(version.value) if driver.cuDriverGetVersion(ctypes.byref(version)) == 0 else None
-
-
-def has_cudnn() -> bool:
-    """Whether cuDNN can be loaded, which convolutions need and nothing else."""
-    preload()
-    return _library(_name(CUDNN)) is not None
 
 
 def device_count() -> int:

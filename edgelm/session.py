@@ -153,6 +153,7 @@ class Binding:
         self._kept: dict[str, Any] = {}
         self._sent: list[tuple[DeviceArray, NDArray[Any]]] = []
         self._fetched: list[tuple[DeviceArray, NDArray[Any]]] = []
+        self._bound_again: list[str] = []
         self._options = onnxruntime.RunOptions()
         if program.captures:
             self._options.add_run_config_entry("gpu_graph_id", "-1" if graph is None else str(graph))
@@ -166,6 +167,9 @@ class Binding:
             if isinstance(device, DeviceArray) and isinstance(array, np.ndarray):
                 self._sent.append((device, array))
             self._bind(name, device, self._io.bind_ortvalue_input, self._io.bind_input)
+            # Where a provider wants an input in memory of its own, ONNX Runtime copies it when it is bound.
+            if isinstance(device, np.ndarray) and self._program.provider.name != "cpu":
+                self._bound_again.append(name)
         for name, array in outputs.items():
             device = self._placed(array)
             if isinstance(device, DeviceArray) and isinstance(array, np.ndarray):
@@ -176,6 +180,8 @@ class Binding:
         """Executes the program on what is bound; outputs land in their buffers."""
         for device, array in self._sent:
             device[...] = array
+        for name in self._bound_again:
+            self._io.bind_ortvalue_input(name, self._kept[name])
         self._program.run_bound(self._io, self._options)
         for device, array in self._fetched:
             device.into(array)
@@ -261,7 +267,7 @@ def value(array: NDArray[Any], kind: str = "") -> onnxruntime.OrtValue:
 
     if kind == _BFLOAT16 and array.dtype == np.uint16:
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16_ELEMENT)
-    return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array if array.flags.c_contiguous else np.ascontiguousarray(array))
 
 
 def buffer(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:

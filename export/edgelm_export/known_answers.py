@@ -22,6 +22,8 @@ Array = NDArray[Any]
 
 _PROBED = ("MoE", "QMoE")
 _TOKENS, _EXPERTS, _CHOSEN = 5, 3, 2
+# The kernels of CUDA refuse experts of other widths than multiples of this (ONNX Runtime 1.31).
+_WIDTH = 64
 # Places of optional inputs.
 _BIASES = {"MoE": (3, 5), "QMoE": (4, 7)}
 _ZERO_POINTS, _ROUTER_WEIGHTS = 11, 14
@@ -55,9 +57,10 @@ def known_answers(programs: Iterable[ir.Model], dtype: str = "float32") -> list[
 def _probe(node: ir.Node, dtype: str) -> KnownAnswer:
     attributes = {name: attribute.value for name, attribute in node.attributes.items()} | {"k": _CHOSEN}
     given = [value is not None for value in node.inputs]
-    block = attributes.get("block_size", 8)
+    block = attributes.get("block_size", _WIDTH)
+    size = max(block, _WIDTH)
     reach = attributes.get("swiglu_limit", 1.0)  # values wide enough to be clamped
-    experts = _RandomExperts(np.random.default_rng(0), width=2 * block, inner=block, reach=reach)
+    experts = _RandomExperts(np.random.default_rng(0), width=2 * size, inner=size, reach=reach)
     biased = given[_BIASES[node.op_type][0]]
     if node.op_type == "MoE":
         inputs = experts.as_floats(biased=biased)

@@ -202,6 +202,8 @@ const char *cudaGetErrorName(int error) { return error == OUT_OF_MEMORY ? "cudaE
 const char *cudaGetErrorString(int error) {
     return error == OUT_OF_MEMORY ? "out of memory" : error == INVALID_DEVICE ? "invalid device ordinal" : "no error";
 }
+size_t cudnnGetVersion(void) { return 8000; } /* too old for attention, whose plans would have to be made */
+const char *cudnnGetErrorString(int status) { return "status"; }
 const char *cublasGetStatusName(int status) { return "status"; }
 const char *cublasGetStatusString(int status) { return "status"; }
 

@@ -12,8 +12,8 @@ _SOURCE = Path(__file__).with_name("stand_in.c")
 _DRIVER = "libcuda.so.1"
 
 # What TensorRT's provider is linked to. To list the kernels of all providers, ONNX Runtime loads that one as well.
-_TENSORRT = ("libnvinfer.so.10", "libnvonnxparser.so.10", "libcudnn.so.9")
-_HANDLE = ("cudnnCreate",)
+_TENSORRT = ("libnvinfer.so.10", "libnvonnxparser.so.10")
+_CUDNN = "libcudnn.so.9"
 
 
 def tools() -> bool:
@@ -32,10 +32,14 @@ def build(folder: Path, libraries: Path, *, tensorrt: bool = False) -> None:
     cuda["libcudart.so.13"] = [*cuda["libcudart.so.13"], "cudaMemcpy2D", "cudaGetLastError"]
     for soname, names in cuda.items():
         _library(folder, soname, sorted(set(names)))
+    # Opened, not linked to; operators ask it by name for what they want.
+    binary = (libraries / "libonnxruntime_providers_cuda.so").read_bytes()
+    _library(folder, _CUDNN, sorted({name.decode() for name in re.findall(rb"\0(cudnn[A-Z]\w+)(?=\0)", binary)}))
+    (folder / "libcudnn.so").symlink_to(_CUDNN)
     if tensorrt:
-        asked = _wanted(libraries / "libonnxruntime_providers_tensorrt.so", r"(create|get)\w*(Nv|Infer|Plugin)|cudnn")
+        asked = _wanted(libraries / "libonnxruntime_providers_tensorrt.so", r"(create|get)\w*(Nv|Infer|Plugin)")
         for soname in _TENSORRT:
-            _library(folder, soname, asked.get(soname, asked[_DRIVER] if "cudnn" not in soname else []))
+            _library(folder, soname, asked[_DRIVER], versioned=False)
 
 
 def _wanted(library: Path, pattern: str) -> dict[str, list[str]]:
@@ -49,11 +53,11 @@ def _wanted(library: Path, pattern: str) -> dict[str, list[str]]:
     return found
 
 
-def _library(folder: Path, soname: str, names: Iterable[str]) -> None:
+def _library(folder: Path, soname: str, names: Iterable[str], *, versioned: bool = True) -> None:
     source, listed = _SOURCE.read_text(encoding="utf-8"), "; ".join(names)
     written = set(re.findall(r"\b(_*cu\w+)\(", source))
     stubs = "".join(
-        f"int {name}(void **made) {{ return {'handle(made)' if name in _HANDLE else 'SUCCESS'}; }}\n"
+        f"int {name}(void **made) {{ return {'handle(made)' if name.startswith('cudnnCreate') else 'SUCCESS'}; }}\n"
         for name in names
         if name not in written
     )
@@ -64,5 +68,5 @@ def _library(folder: Path, soname: str, names: Iterable[str]) -> None:
     )
     flags = ["-shared", "-fPIC", "-O1", "-w", f"-Wl,-soname,{soname}"]
     # The driver's functions are asked for without a version.
-    flags += [] if soname == _DRIVER or not listed else [f"-Wl,--version-script={versions}"]
+    flags += [] if soname == _DRIVER or not listed or not versioned else [f"-Wl,--version-script={versions}"]
     subprocess.run(["cc", *flags, str(code), "-o", str(folder / soname)], check=True)
