@@ -198,8 +198,8 @@ def missing(provider: Provider) -> tuple[str, ...]:
         found.append(f"this build of ONNX Runtime has no {provider.ort_name}: {provider.install}")
     if provider.device_memory:
         found += cuda.problems()
-        if not found:
-            found += _absent(provider, cuda.device_count())
+    if not found:
+        found += _absent(provider, cuda.device_count() if provider.device_memory else 1)
     return tuple(found)
 
 

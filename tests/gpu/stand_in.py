@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -70,3 +71,11 @@ def _library(folder: Path, soname: str, names: Iterable[str], *, versioned: bool
     # The driver's functions are asked for without a version.
     flags += [] if soname == _DRIVER or not listed or not versioned else [f"-Wl,--version-script={versions}"]
     subprocess.run(["cc", *flags, str(code), "-o", str(folder / soname)], check=True)
+
+
+def libraries() -> Path:
+    """Where the installed ONNX Runtime has its libraries."""
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("ONNX Runtime is not installed")
+    return Path(spec.origin).parent / "capi"
