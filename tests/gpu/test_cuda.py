@@ -44,6 +44,9 @@ SHAPES = {
     "Range",
 }
 
+# What is refused, with an error and nothing worse: here a quantized table of bfloat16.
+REFUSED = {("int8", "bf16"): {"deberta-v2-convolution"}}
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 needs_tools = pytest.mark.skipif(not tools(), reason="the stand-in wants a C compiler and nm")
@@ -106,7 +109,8 @@ def test_encoders_and_encoder_decoders_run(form: tuple[str, str], run: Run, tmp_
         sources[case] = encoder_checkpoint(case, first, tmp_path / f"{case}-source")
     folders = [exported(source, tmp_path / name, *form) for name, source in sources.items()]
     found = walk(run, folders)
-    assert {name: facts for name, facts in found.items() if "error" in facts} == {}
+    refused = {name: found.pop(name)["error"] for name in list(found) if "error" in found[name]}
+    assert set(refused) == REFUSED.get(form, set()), refused
     assert {op for facts in found.values() for op in facts["host"]} <= SHAPES
     assert {name for name, facts in found.items() if facts["family"] != "encoder" and not facts["captured"]} == set()
 
