@@ -33,7 +33,11 @@ from tests.golden.seq2seq_cases import seq2seq_golden_cases
 GOLDENS = Path(__file__).parents[1] / "golden"
 KERNELS = Path(__file__).parents[1] / "gpu" / "kernels.txt"
 FORMS = {dtype: PROVIDERS["cuda"].with_activations(dtype) for dtype in ("fp16", "bf16")}
-FLOATS = {ir.DataType.FLOAT: "f32", ir.DataType.FLOAT16: "f16", ir.DataType.BFLOAT16: "bf16"}
+FLOATS: dict[ir.DataType | None, str] = {
+    ir.DataType.FLOAT: "f32",
+    ir.DataType.FLOAT16: "f16",
+    ir.DataType.BFLOAT16: "bf16",
+}
 
 # Two layers of random weights in 16 bits. Where experts score alike, a rounded router takes the other one: such cases have the
 # median of their positions compared.
@@ -161,9 +165,11 @@ def lacking(models: Iterable[ir.Model]) -> list[tuple[str, set[str]]]:
     return found
 
 
-def types_of(model: ir.Model) -> dict[ir.Value, ir.DataType]:
+def types_of(model: ir.Model) -> dict[ir.Value | None, ir.DataType | None]:
     """The element type of every value: that of a node's first input, but for few operators."""
-    types = {value: value.dtype for value in (*model.graph.inputs, *model.graph.initializers.values())}
+    types: dict[ir.Value | None, ir.DataType | None] = {
+        value: value.dtype for value in (*model.graph.inputs, *model.graph.initializers.values())
+    }
     for node in model.graph:
         first = next((types[value] for value in node.inputs if value is not None), None)
         for value in node.outputs:
