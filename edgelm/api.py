@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgelm.errors import CheckpointError, ManifestError
+from edgelm.errors import CheckpointError, InvalidOption, ManifestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +20,9 @@ def export(source: str | Path, out: str | Path, **options: Any) -> Package:
         source: a folder in hub layout, a .gguf file, a hub id or a name of the catalogue.
         out: the folder to make.
         options: precision ("fp32", "fp16", "int8", "int4", "int4-plain"), block_size, context_length, device, revision, offline,
-            recipe (a file), verify, force.
+            recipe (a file), max_kld (nats), target_size ("100MB"), write_recipe (a file), calibration_text (a file),
+            eval_text (a file), adapter (folders of LoRA adapters to merge), keep_adapter (folders by name, to choose from at
+            run time), max_ram (bytes, or such as "2GB"), verify, force.
 
     Returns:
         The package, opened; its manifest holds the quality figures.
@@ -40,6 +42,9 @@ def load(
     device: str = "auto",
     threads: int | None = None,
     max_length: int | None = None,
+    *,
+    max_batch: int | None = None,
+    prefix_cache_mib: int | None = None,
     provider_options: Mapping[str, str] | None = None,
 ) -> Any:
     """Loads a package.
@@ -51,6 +56,8 @@ def load(
         threads: threads inside an operator; None leaves the choice to ONNX Runtime.
         max_length: most positions of prompt and new tokens together; None allows the package's whole context. Memory is
             taken as sequences grow, so a large value costs nothing by itself.
+        max_batch: of a decoder: most requests that are answered at the same time (8); the others wait.
+        prefix_cache_mib: of a decoder: most memory for what earlier requests computed, in MiB (512); 0 keeps nothing.
         provider_options: of ONNX Runtime's execution provider, such as {"gpu_mem_limit": "4000000000"}, bytes that CUDA's weights and
             activations may take; the KV cache comes beside them.
 
@@ -71,7 +78,11 @@ def load(
     if family not in kinds:
         raise ManifestError(f"{opened.path} is of family {family!r}; this edgelm runs {' and '.join(kinds)}, update it")
     provider = find_provider(device, package_devices=opened.manifest.devices, options=provider_options)
-    return kinds[family](opened.on(provider.runs), provider, threads=threads, max_length=max_length)
+    options = {"max_batch": max_batch, "prefix_cache_mib": prefix_cache_mib}
+    given = {name: value for name, value in options.items() if value is not None}
+    if given and family != "decoder":
+        raise InvalidOption(f"{' and '.join(given)}: only a decoder takes that, and {opened.path} is an {family}")
+    return kinds[family](opened.on(provider.runs), provider, threads=threads, max_length=max_length, **given)
 
 
 def find_package(package: str | Path) -> Path:

@@ -64,7 +64,7 @@ class BeamSearch:
         self._config = config
         self._start, self._room, self._length = len(prompt), room, 0
         self._processors = processors
-        self._ends = frozenset(config.eos_token_id)
+        self._ends = frozenset(config.end_token_ids)
         # Enough for num_beams that go on, even if all others end.
         self._wanted = max(2, 1 + len(self._ends)) * config.num_beams
         self._beams = [_Beam(list(prompt), 0.0)]
@@ -92,6 +92,14 @@ class BeamSearch:
         if not going_on and not self.found:
             raise GenerationError(nothing_left(self._start + self._length - 1))
         return Choice() if self._is_over(going_on) else self._go_on(going_on)
+
+    def cancel(self) -> None:
+        """Ends the search as it stands: beams under way count as sequences, behind those that are complete."""
+        length = max(1, self._length)
+        best = sorted(self._beams, key=lambda beam: -beam.total)
+        for beam in best[: self._config.num_beams - len(self.found)]:
+            score = beam.total / length**self._config.length_penalty
+            self.found.append(Hypothesis(beam.ids[self._start :], score, "cancelled"))
 
     def _candidates(self, logits: Logits, log_probabilities: Logits | None) -> list[_Candidate]:
         """The best continuations of all beams together, best first."""

@@ -72,7 +72,7 @@ class StaticKVCache:
         if length <= self.max_length:
             return False
         check_room(length, self.limit)
-        self._rebuild(list(range(len(self.lengths))), min(self._bucket(length), self.limit))
+        self._rebuild(self._same, len(self.lengths), min(self._bucket(length), self.limit))
         return True
 
     def advance(self, row: int, count: int) -> None:
@@ -86,29 +86,64 @@ class StaticKVCache:
             GenerationError: a layer with a window has dropped what it would need again. Forgetting all is always possible.
         """
         length = min(self.lengths[row], length)
-        for i, layer, _ in self._owners:
-            if length and first_position(layer, length) != first_position(layer, self.lengths[row]):
-                raise GenerationError(
-                    f"row {row} cannot go back from {self.lengths[row]} to {length} positions: layer {i} keeps the last "
-                    f"{layer.window} only; truncate it to 0 and feed it again"
-                )
+        lost = self._lost(row, length)
+        if lost is not None:
+            i, layer = lost
+            raise GenerationError(
+                f"row {row} cannot go back from {self.lengths[row]} to {length} positions: layer {i} keeps the last "
+                f"{layer.window} only; truncate it to 0 and feed it again"
+            )
         self.lengths[row] = length
         self._shared[row] = np.minimum(self._shared[row], length)
         self._shared[:, row] = self._shared[row]
+
+    def holds(self, row: int, length: int) -> bool:
+        """Whether a row could go back to `length` positions."""
+        return self._lost(row, length) is None
 
     def reorder(self, parents: Sequence[int]) -> None:
         """Row i goes on from what row parents[i] holds; the batch becomes len(parents) rows.
 
         Copied is only what differs: rows whose parent is another row, from the first position on in which both differ.
         """
-        if len(parents) > len(self._buffers[0]):
-            self._rebuild(parents, self.max_length)
+        if len(parents) > self.room:
+            self._rebuild(parents, len(parents), self.max_length)
         else:
             self._copy_rows({row: parent for row, parent in enumerate(parents) if row != parent})
         self.lengths = [self.lengths[parent] for parent in parents]
         index = np.array(parents, np.intp)
         siblings = index[:, None] == index
         self._shared = np.where(siblings, np.array(self.lengths), self._shared[index[:, None], index])
+
+    def copy(self, row: int, length: int) -> StaticKVCache:
+        """A cache of its own with one row that holds the first `length` positions of this one, which `holds` them."""
+        found = StaticKVCache(self._geometry, 1, self.limit, self._memory)
+        found.reserve(length)
+        found.lengths = [length]
+        _fill(found.held(0), self.held(row, length))
+        return found
+
+    def append(self, other: StaticKVCache) -> bool:
+        """Adds a copy of another cache's only row as the last one; returns whether buffers moved.
+
+        Room for rows doubles each time, so that a batch may grow one by one.
+        """
+        rows, (length,) = len(self.lengths), other.lengths
+        self.limit = max(self.limit, other.limit)
+        moved = rows == self.room or length > self.max_length
+        if moved:
+            positions = max(self.max_length, min(self._bucket(length), self.limit))
+            self._rebuild(self._same, 2 * rows if rows == self.room else self.room, positions)
+        self.lengths.append(length)
+        self._shared = np.pad(self._shared, (0, 1))
+        _fill(self.held(rows), other.held(0))
+        return moved
+
+    def held(self, row: int, length: int | None = None) -> list[Any]:
+        """Views [num_key_value_heads, positions, head_dim] of all that a row holds, or of its first `length` positions."""
+        end = self.lengths[row] if length is None else length
+        owned = zip(self._owners, self._buffers, strict=True)
+        return [array[row, :, : end - first_position(layer, end)] for (_, layer, _), array in owned]
 
     def rows(self, start: int, stop: int) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Inputs and outputs to bind for these rows: views of the same memory, since the program updates them in place."""
@@ -117,6 +152,21 @@ class StaticKVCache:
         for (i, _, kind), array in zip(self._owners, self._buffers, strict=True):
             inputs[signature.past(i, kind)] = outputs[signature.present(i, kind)] = array[start:stop]
         return inputs, outputs
+
+    @property
+    def room(self) -> int:
+        """Rows that the buffers have."""
+        return len(self._buffers[0])
+
+    @property
+    def _same(self) -> list[int]:
+        return list(range(len(self.lengths)))
+
+    def _lost(self, row: int, length: int) -> tuple[int, LayerCache] | None:
+        """The first layer that has dropped what a row of `length` positions would need, and its number."""
+        windows = [(i, layer) for i, layer in enumerate(self._geometry.layers) if length and layer.window is not None]
+        now = self.lengths[row]
+        return next((one for one in windows if first_position(one[1], length) != first_position(one[1], now)), None)
 
     def _bucket(self, length: int) -> int:
         """Positions to make room for: twice as many each time, or an eighth more where decode steps go through the whole buffer."""
@@ -148,21 +198,21 @@ class StaticKVCache:
             return 0, length - first
         return max(0, int(self._shared[target, parent]) - first), length - first
 
-    def _rebuild(self, parents: Sequence[int], max_length: int) -> None:
-        """Buffers with room for `max_length` positions, whose rows hold what their parents did."""
-        longest, before = max(self.lengths), self._buffers
-        buffers: list[Any] = []
+    def _rebuild(self, parents: Sequence[int], rows: int, max_length: int) -> None:
+        """Buffers with room for so many rows and positions, of which the first hold what their parents did."""
+        before, buffers = self._buffers, list[Any]()
         for position, (_, layer, _) in enumerate(self._owners):
-            shape = (len(parents), layer.num_key_value_heads, capacity(layer, max_length), layer.head_dim)
+            shape = (rows, layer.num_key_value_heads, capacity(layer, max_length), layer.head_dim)
             if before and before[position].shape == shape:  # a window, which has all the room it wants
                 buffers.append(before[position])
                 continue
             try:
                 new = self._memory.empty(shape, self._geometry.dtype, sparse=layer.window is not None)
             except OutOfDeviceMemory as error:
-                raise self._advised(error, sum(one.nbytes for one in buffers), len(parents), max_length) from error
+                raise self._advised(error, sum(one.nbytes for one in buffers), rows, max_length) from error
             for row, parent in enumerate(parents if before else ()):
-                new[row, :, :longest] = before[position][parent, :, :longest]
+                length = self.lengths[parent]
+                new[row, :, :length] = before[position][parent, :, :length]
             buffers.append(new)
         self._buffers, self.max_length = buffers, max_length
 
@@ -176,6 +226,11 @@ class StaticKVCache:
             f"a KV cache of {max_length:,} positions in {rows} rows takes {(each * max_length + windows) / 1e6:,.1f} MB and {room}; "
             "load it with a smaller max_length (--max-length), or run fewer rows at a time"
         )
+
+
+def _fill(targets: Sequence[Any], sources: Sequence[Any]) -> None:
+    for target, source in zip(targets, sources, strict=True):
+        target[...] = source
 
 
 def capacity(layer: LayerCache, max_length: int) -> int:
@@ -193,6 +248,12 @@ def first_position(layer: LayerCache, length: int) -> int:
         return 0
     step = _WINDOW_SLACK + 1
     return step * max(0, -(-(length - capacity(layer, length)) // step))
+
+
+def inherited(ids: list[list[int]], parents: Sequence[int]) -> list[list[int]]:
+    """The ids of rows that go on from their parents: the first heir of a row has its list, the others copies."""
+    heirs = {parent: row for row, parent in reversed(list(enumerate(parents)))}
+    return [ids[parent] if heirs[parent] == row else list(ids[parent]) for row, parent in enumerate(parents)]
 
 
 def copies(parents: Mapping[int, int]) -> Iterator[tuple[int, int]]:

@@ -74,9 +74,10 @@ class ChatTemplate:
             InvalidOption: no messages, values that are no JSON, or a variable the template does not read.
             GenerationError: the template refuses the messages, or fails.
         """
-        source = self._tool_source if tools is not None and self._tool_source is not None else self.source
+        source = self.source if tools is None else self.tool_source
         code, read = self._compile(source)
-        unread = sorted(variables.keys() - read)
+        asked = variables.keys() if tools is None else variables.keys() | {"tools"}
+        unread = sorted(asked - read)
         if unread:
             raise InvalidOption(
                 f"the chat template does not read {', '.join(unread)}; it reads {', '.join(sorted(read))}"
@@ -90,6 +91,11 @@ class ChatTemplate:
             **{name: _plain(value, name) for name, value in variables.items()},
         }
         return _run(code, given)
+
+    @property
+    def tool_source(self) -> str:
+        """The template that conversations with tools are rendered with."""
+        return self.source if self._tool_source is None else self._tool_source
 
     def _compile(self, source: str) -> tuple[CodeType, frozenset[str]]:
         if source not in self._compiled:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgelm.errors import GenerationError, InvalidOption
 from edgelm.generation_config import GenerationConfig
@@ -30,10 +31,12 @@ class Span:
         return self.end - self.start
 
 
-def constraints(config: GenerationConfig, span: Span, vocab_size: int) -> list[Processor]:
+def constraints(
+    config: GenerationConfig, span: Span, vocab_size: int, grammar: Callable[[int], Processor] | None = None
+) -> list[Processor]:
     """The processors that the settings ask for, in the order of transformers' `_get_logits_processor`.
 
-    There a repetition penalty comes first. It changes neither -inf nor 0, so it may as well come after these.
+    `grammar` makes the processor that keeps to one, given how many ids are not its own; it has the last word.
 
     Raises:
         InvalidOption: a forced id that the vocabulary does not have.
@@ -46,18 +49,20 @@ def constraints(config: GenerationConfig, span: Span, vocab_size: int) -> list[P
     if words := [word for word in c.bad_words_ids if word not in [(end,) for end in c.eos_token_id]]:
         chosen.append(bad_words(words))
     shortest = start + c.min_new_tokens if c.min_new_tokens else c.min_length
-    if shortest > start and c.eos_token_id:
-        chosen.append(suppress_until(shortest, c.eos_token_id))
+    if shortest > start and c.end_token_ids:
+        chosen.append(suppress_until(shortest, c.end_token_ids))
     if c.forced_bos_token_id is not None:
         chosen.append(force_at(1, _known("forced_bos_token_id", (c.forced_bos_token_id,), vocab_size)))
-    if c.forced_eos_token_id:
+    if c.forced_eos_token_id and grammar is None:  # the end is the grammar's to allow
         chosen.append(force_at(span.end - 1, _known("forced_eos_token_id", c.forced_eos_token_id, vocab_size)))
     if c.suppress_tokens:
         chosen.append(suppress_until(span.end, c.suppress_tokens))
+    # A forced second token is not yet the text's beginning.
+    begin = start + 1 if start == 1 and c.forced_bos_token_id is not None else start
     if c.begin_suppress_tokens:
-        # A forced second token is not yet the text's beginning.
-        begin = start + 1 if start == 1 and c.forced_bos_token_id is not None else start
         chosen.append(suppress_at(begin, c.begin_suppress_tokens))
+    if grammar is not None:
+        chosen.append(grammar(begin))
     return chosen
 
 
@@ -68,7 +73,8 @@ def no_repeat_ngram(size: int, source: Sequence[int] | None = None) -> Processor
     def process(ids: Sequence[int], logits: Logits) -> Logits:
         if len(ids) >= size - 1:
             prefix = list(ids[len(ids) - size + 1 :])
-            _forbid(logits, _followers(list(ids) if fixed is None else fixed, prefix))
+            followers = _followers(list(ids) if fixed is None else fixed, prefix)
+            _forbid(logits, np.array(followers, np.intp))
         return logits
 
     return process
@@ -76,30 +82,32 @@ def no_repeat_ngram(size: int, source: Sequence[int] | None = None) -> Processor
 
 def bad_words(words: Sequence[Sequence[int]]) -> Processor:
     """Forbid the last token of each sequence where the others stand before it."""
-    single = [word[0] for word in words if len(word) == 1]
+    single = np.array([word[0] for word in words if len(word) == 1], np.intp)
     longer = [(list(word[:-1]), word[-1]) for word in words if len(word) > 1]
 
     def process(ids: Sequence[int], logits: Logits) -> Logits:
         last = [token for prefix, token in longer if list(ids[-len(prefix) :]) == prefix]
-        return _forbid(logits, [*single, *last])
+        return _forbid(_forbid(logits, single), np.array(last, np.intp))
 
     return process
 
 
 def suppress_until(length: int, tokens: Sequence[int]) -> Processor:
     """Forbid tokens as long as there are fewer than `length` ids."""
+    index = np.array(tokens, np.intp)
 
     def process(ids: Sequence[int], logits: Logits) -> Logits:
-        return _forbid(logits, tokens) if len(ids) < length else logits
+        return _forbid(logits, index) if len(ids) < length else logits
 
     return process
 
 
 def suppress_at(length: int, tokens: Sequence[int]) -> Processor:
     """Forbid tokens when there are exactly `length` ids."""
+    index = np.array(tokens, np.intp)
 
     def process(ids: Sequence[int], logits: Logits) -> Logits:
-        return _forbid(logits, tokens) if len(ids) == length else logits
+        return _forbid(logits, index) if len(ids) == length else logits
 
     return process
 
@@ -118,13 +126,19 @@ def force_at(length: int, tokens: Sequence[int]) -> Processor:
 
 
 def something_left(ids: Sequence[int], logits: Logits) -> Logits:
-    """Checks that the constraints before it left a token.
+    """Checks that the processors before it left a token.
 
     Raises:
-        GenerationError: they did not.
+        GenerationError: they did not, or logits are NaN or infinite now.
     """
-    if logits.max() == -np.inf:
+    best = logits.max()
+    if best == -np.inf:
         raise GenerationError(nothing_left(len(ids)))
+    if not best < np.inf:
+        raise GenerationError(
+            f"after {len(ids)} tokens processors made logits that hold {best}; lower logit_bias and penalties, and "
+            "look at logits_processors, where only -inf may remove a token"
+        )
     return logits
 
 
@@ -132,15 +146,13 @@ def nothing_left(length: int) -> str:
     """What to say when all tokens are forbidden after `length` ids."""
     return (
         f"after {length} tokens the settings forbid every token; relax no_repeat_ngram_size, suppress_tokens, "
-        "bad_words_ids or min_new_tokens"
+        "bad_words_ids, min_new_tokens or logits_processors, or the schema, regex, choice or grammar"
     )
 
 
-def _forbid(logits: Logits, tokens: Sequence[int]) -> Logits:
+def _forbid(logits: Logits, tokens: NDArray[np.intp]) -> Logits:
     # A vocabulary may be larger than what the model can put out.
-    for token in tokens:
-        if token < logits.size:
-            logits[token] = -np.inf
+    logits[tokens[tokens < logits.size]] = -np.inf
     return logits
 
 

@@ -39,8 +39,10 @@ _LIBRARIES = {
 _OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 _ANY_DIRECTION = 4  # cudaMemcpyDefault
 
-# The types of NumPy that hold what the device computes with; NumPy has no bfloat16, and nothing on the host reads its values.
-HOST_DTYPES = {"bfloat16": "uint16"}
+
+def host_dtype(dtype: Any) -> Any:
+    """The type of NumPy that holds what a device computes with; it has no bfloat16, whose values nothing on the host reads."""
+    return "uint16" if dtype == "bfloat16" else dtype
 
 
 def problems() -> list[str]:
@@ -55,14 +57,19 @@ def problems() -> list[str]:
         found.append(
             f"the NVIDIA driver supports CUDA {driver[0]}.{driver[1]} only and CUDA {CUDA_MAJOR} is needed: update it to 580 or newer"
         )
-    preload()
-    lacking = {title: _name(names) for title, names in _LIBRARIES.items() if _library(_name(names)) is None}
+    lacking = [title for title, there in libraries().items() if not there]
     if lacking:
-        listed = ", ".join(f"{title} ({name})" for title, name in lacking.items())
         found.append(
-            f"{listed} cannot be loaded, which onnxruntime-gpu wants of CUDA {CUDA_MAJOR}: pip install 'edgelm[cuda]'"
+            f"{', '.join(lacking)} cannot be loaded, which onnxruntime-gpu wants of CUDA {CUDA_MAJOR}: pip install 'edgelm[cuda]'"
         )
     return found
+
+
+def libraries() -> dict[str, bool]:
+    """What ONNX Runtime opens of CUDA, and whether the system or NVIDIA's wheels have it."""
+    preload()
+    named = {f"{title} ({_name(names)})": _name(names) for title, names in _LIBRARIES.items()}
+    return {title: _library(name) is not None for title, name in named.items()}
 
 
 def driver_version() -> tuple[int, int] | None:
@@ -107,7 +114,7 @@ class DeviceMemory:
         Raises:
             OutOfDeviceMemory: there is no room for it.
         """
-        itemsize = np.dtype(HOST_DTYPES.get(dtype, dtype)).itemsize
+        itemsize = np.dtype(host_dtype(dtype)).itemsize
         nbytes = math.prod(shape) * itemsize
         block = _Block(self.index, nbytes)
         strides = tuple(itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
@@ -144,7 +151,7 @@ class DeviceArray:
     @property
     def itemsize(self) -> int:
         """Bytes of an element."""
-        return np.dtype(HOST_DTYPES.get(self.dtype, self.dtype)).itemsize
+        return np.dtype(host_dtype(self.dtype)).itemsize
 
     @property
     def nbytes(self) -> int:
@@ -194,9 +201,13 @@ class DeviceArray:
 
     def numpy(self) -> NDArray[Any]:
         """The values on the host; bfloat16 as uint16 of the same bits."""
-        values = np.empty(self.shape, HOST_DTYPES.get(self.dtype, self.dtype))
+        values = np.empty(self.shape, host_dtype(self.dtype))
         self.into(values)
         return values
+
+    def tobytes(self) -> bytes:
+        """The bytes of the values, in order."""
+        return self.numpy().tobytes()
 
     def into(self, values: NDArray[Any]) -> None:
         """Writes the values into an array on the host."""

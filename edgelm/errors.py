@@ -16,15 +16,25 @@ EdgeLMError
 │   └── OutOfDeviceMemory       weights, cache or activations do not fit the memory of a GPU
 ├── GenerationError             a request to a loaded model
 │   ├── ContextOverflow         prompt plus new tokens exceed the context
+│   ├── StateError              a state file is damaged, or of another package
 │   └── InvalidOption           an unknown option, or a value out of range
 └── VerificationError           an export that disagrees with itself or with its source
 """
 
 from __future__ import annotations
 
+# Of a message; what is longer quotes a file that was made to fill the screen.
+_LONGEST = 8000
+
 
 class EdgeLMError(Exception):
-    """Base of all errors above; the command line shows it as one line and exits with 1."""
+    """Base of all errors above; the command line shows it as one line and exits with 1.
+
+    Messages quote files that others wrote: what a terminal would obey is escaped, and the end of an endless one cut off.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_shown(message))
 
 
 class CheckpointError(EdgeLMError):
@@ -106,9 +116,21 @@ class ContextOverflow(GenerationError):
     """The prompt does not fit into the context."""
 
 
+class StateError(GenerationError):
+    """A state file cannot be used."""
+
+
 class InvalidOption(GenerationError):
     """An unknown option or a value out of range."""
 
 
 class VerificationError(EdgeLMError):
     """The package disagrees with itself or with its source."""
+
+
+def _shown(message: str) -> str:
+    more = len(message) - _LONGEST
+    text = message if more <= 0 else f"{message[:_LONGEST]} ... and {more:,} more characters"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgelm import search
@@ -12,16 +11,31 @@ from edgelm.beam import BeamSearch, Hypothesis
 from edgelm.constraints import Span, constraints
 from edgelm.errors import InvalidOption
 from edgelm.generation_config import GenerationConfig
+from edgelm.logprobs import TokenLogprob, token_logprob
 from edgelm.metrics import Metrics, Recorder
+from edgelm.protocols import Logits, Rows
 from edgelm.sampling import Sampler, processors
-from edgelm.search import Choice, Logits, Rows
-from edgelm.stopping import StopState
+from edgelm.search import Choice
+from edgelm.stopping import Limits, StopState
 from edgelm.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A call that a model asks for: the name of the tool, and the arguments by their names."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Generation:
-    """A finished generation. `token_ids` are the new tokens, without prompt and end token.
+    """A finished generation. `token_ids` are the new tokens, without end token; with `echo`, after those of the prompt.
+
+    `finish_reason` is "stop" (an end token, a stop text, the end of a grammar), "length" (max_new_tokens, or the context is
+    full), "time" (max_time), "criterion" (stopping_criteria), "cancelled" (somebody ended it) or "tool_calls" (a chat that was
+    given tools asks for those in `tool_calls`; `text` has them as they were written). `logprobs` has an entry for each of
+    `token_ids`; without the option of that name there is none.
 
     `score` is what beam search ranks by: the sum of the log probabilities, end token included, over their number to the
     power of length_penalty. Without beams there is none.
@@ -31,31 +45,53 @@ class Generation:
     token_ids: list[int]
     finish_reason: str
     metrics: Metrics
-    logprobs: list[float] | None = None
+    logprobs: list[TokenLogprob] | None = None
     score: float | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a generation as it is made; the last one carries finish_reason, token_ids and metrics."""
+    """A piece of a generation as it is made; the last one carries finish_reason, token_ids, metrics and tool_calls.
+
+    `logprobs` are those of the tokens that were chosen since the piece before; the text of a token may come later.
+    """
 
     text: str
     finish_reason: str | None = None
     token_ids: list[int] | None = None
     metrics: Metrics | None = None
+    logprobs: list[TokenLogprob] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one generation starts from: the ids a decoder is fed first, and those of an encoder where there is one."""
+    """What one generation starts from: the ids a decoder is fed first, and those of an encoder where there is one.
+
+    `logprobs` are those of `ids`, where they are asked for.
+    """
 
     ids: list[int]
     source: list[int] | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
 
     @property
     def answered(self) -> list[int]:
         """The ids that the user's input became."""
         return self.ids if self.source is None else self.source
+
+
+def replies(
+    requests: Sequence[Request], config: GenerationConfig, tokenizer: Tokenizer, vocab_size: int, limit: int
+) -> list[Reply]:
+    """What is to be generated for each request by a program of that vocabulary, in rows of at most `limit` positions.
+
+    Raises:
+        InvalidOption: a forced id that the vocabulary does not have.
+    """
+    job = _Job(config, tokenizer, vocab_size, limit)
+    return [Reply(job, request) for request in requests]
 
 
 def generate(
@@ -69,24 +105,29 @@ def generate(
         InvalidOption: a forced id that the vocabulary does not have.
         GenerationError: damaged logits, or settings that forbid every token.
     """
-    job = _Job(decoder, config, tokenizer)
-    prompts = [request.ids for request in requests]
-    if config.num_beams > 1:
-        beams = [[_Beams(job, request)] for request in requests]
-        for _ in search.run(decoder, prompts, beams):
-            pass
-        return [one.results() for (one,) in beams]
-    lines = [[_Line(job, request, number) for number in range(config.num_return_sequences)] for request in requests]
-    for line in search.run(decoder, prompts, lines):
-        line.texts.append(line.chunk.text)
-    return [[line.result() for line in group] for group in lines]
+    found = replies(requests, config, tokenizer, decoder.vocab_size, decoder.limit)
+    for _ in search.run(decoder, [reply.ids for reply in found], [reply.searches for reply in found]):
+        pass
+    return [reply.results() for reply in found]
 
 
 def stream(decoder: Rows, request: Request, config: GenerationConfig, tokenizer: Tokenizer) -> Iterator[Chunk]:
     """The same for one request and one result, piece by piece.
 
     Raises:
-        InvalidOption: settings under which the text is known only at the end, or there are several.
+        InvalidOption: settings that `check_streamable` refuses.
+    """
+    check_streamable(config)
+    (reply,) = replies([request], config, tokenizer, decoder.vocab_size, decoder.limit)
+    steps = search.run(decoder, [reply.ids], [reply.searches])
+    return (one.chunk for one in steps)
+
+
+def check_streamable(config: GenerationConfig) -> None:
+    """There is one text, and it is known before its end.
+
+    Raises:
+        InvalidOption: otherwise.
     """
     for name, value, instead in (
         ("num_beams", config.num_beams, "knows its text only at the end"),
@@ -94,18 +135,65 @@ def stream(decoder: Rows, request: Request, config: GenerationConfig, tokenizer:
     ):
         if value > 1:
             raise InvalidOption(f"{name} {value} {instead}, so it cannot be streamed: use generate, or give {name} 1")
-    lines = [[_Line(_Job(decoder, config, tokenizer), request, 0)]]
-    return (line.chunk for line in search.run(decoder, [request.ids], lines))
+
+
+class Reply:
+    """What is generated for one request: the searches that begin after its prompt, and their results.
+
+    Attributes:
+        ids: the prompt.
+        searches: what a loop is to run.
+        width: most rows that they take.
+        several: there may be more results than one.
+        positions: most positions that a row of theirs takes.
+    """
+
+    def __init__(self, job: _Job, request: Request) -> None:
+        config, self.ids = job.config, request.ids
+        if config.num_beams > 1:
+            self.searches: Sequence[_Line | _Beams] = [_Beams(job, request)]
+        else:
+            self.searches = [_Line(job, request, number) for number in range(config.num_return_sequences)]
+        self.width = max(config.num_beams, config.num_return_sequences)
+        self.several = config.num_return_sequences > 1
+        self.positions = job.span(request).end - 1  # the last token is never fed
+
+    def begin(self, cached_tokens: int) -> None:
+        """The prompt is fed from now on, but for so many tokens that are in the cache."""
+        for one in self.searches:
+            one.begin(cached_tokens)
+
+    def cancel(self) -> None:
+        """Ends what is not over as it stands."""
+        for one in self.searches:
+            one.cancel()
+
+    @property
+    def chunk(self) -> Chunk:
+        """The latest piece of the text, where there is one text."""
+        return self.searches[0].chunk
+
+    def results(self) -> list[Generation]:
+        """All of them, best first, once every search is over."""
+        return [result for one in self.searches for result in one.results()]
 
 
 class _Job:
     """What all sequences of one call share."""
 
-    def __init__(self, decoder: Rows, config: GenerationConfig, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: GenerationConfig, tokenizer: Tokenizer, vocab_size: int, limit: int) -> None:
+        if config.dry_multiplier:
+            config = config.replace(dry_sequence_breakers=tokenizer.ids_with(config.dry_sequence_breakers))
         self.config = config
+        self.grammar = None
+        if config.constraints:
+            from edgelm.grammar import compile_grammar
+
+            self.grammar = compile_grammar(config, tokenizer.vocabulary).processor
+            tokenizer = tokenizer.verbatim()
         self.tokenizer = tokenizer
-        self.vocab_size = decoder.vocab_size
-        self._limit = decoder.limit
+        self.vocab_size = vocab_size
+        self._limit = limit
 
     def span(self, request: Request) -> Span:
         """A request's bounds."""
@@ -119,16 +207,26 @@ class _Line:
 
     def __init__(self, job: _Job, request: Request, number: int) -> None:
         span = job.span(request)
-        self.texts: list[str] = []
         self.chunk = Chunk("")
+        self._chunks: list[Chunk] = []
         self._ids = list(request.ids)
-        self._span = span
-        self._end_tokens = frozenset(job.config.eos_token_id)
+        self._config = job.config
+        self._end_tokens = frozenset(job.config.end_token_ids)
         self._recorder = Recorder(len(request.answered))
         self._prefilled = False
-        limits = constraints(job.config, span, job.vocab_size)
+        limits = constraints(job.config, span, job.vocab_size, job.grammar)
         self._sampler = Sampler(job.config, job.vocab_size, limits, number)
-        self._stop = StopState(job.config, job.tokenizer.stream())
+        stream = job.tokenizer.stream()
+        # The prompt passes the stream, so that the text is that of all ids; no stop string begins in it.
+        self._echoed = "".join([stream.push(token) for token in request.ids]) if job.config.echo else ""
+        self._begin = 0 if job.config.echo else span.start
+        self._told = list(request.logprobs)
+        self._stop = StopState(job.config, stream)
+        self._limits = Limits(job.config, span.end)
+
+    def begin(self, cached_tokens: int) -> None:
+        """Notes when the prompt is fed."""
+        self._recorder.begin(cached_tokens)
 
     def accept(self, logits: Logits, log_probabilities: Logits | None = None) -> Choice:
         """Draws the next token from the logits [1, vocab_size]; `chunk` is the text that this settles."""
@@ -140,20 +238,39 @@ class _Line:
         if token not in self._end_tokens:
             self._ids.append(token)
             self._recorder.token()
-        reason = finish or ("length" if len(self._ids) >= self._span.end else None)
-        if reason is None:
-            self.chunk = Chunk(text)
-            return Choice((0,), (token,))
+            if self._config.logprobs is not None:
+                self._told.append(token_logprob(logits[0], token, self._config.logprobs))
+        reason = finish or self._limits.reached(self._ids, text)
+        if reason is not None:
+            self._end(text, reason)
+            return Choice()
+        self._add(Chunk(text))
+        return Choice((0,), (token,))
+
+    def cancel(self) -> None:
+        """Ends it as it stands, if it is not over."""
+        if self.chunk.finish_reason is None:
+            self._end("", "cancelled")
+
+    def results(self) -> list[Generation]:
+        """The one there is, when it is over."""
+        last: Any = self.chunk
+        text = "".join([chunk.text for chunk in self._chunks])
+        told = [one for chunk in self._chunks for one in chunk.logprobs or ()]
+        logprobs = None if self._config.logprobs is None else told
+        return [Generation(text, last.token_ids, last.finish_reason, last.metrics, logprobs)]
+
+    def _end(self, text: str, reason: str) -> None:
         text += self._stop.finish_text()
         # The held-back rest may complete a stop string after all.
-        new = self._ids[self._span.start :]
-        self.chunk = Chunk(text, self._stop.finish or reason, new, self._recorder.finish())
-        return Choice()
+        self._add(Chunk(text, self._stop.finish or reason, self._ids[self._begin :], self._recorder.finish()))
 
-    def result(self) -> Generation:
-        """The whole, when it is over."""
-        last: Any = self.chunk
-        return Generation("".join(self.texts), last.token_ids, last.finish_reason, last.metrics)
+    def _add(self, chunk: Chunk) -> None:
+        """A piece, with the prompt before the first one where it is wanted, and what is told of its tokens."""
+        told, self._told = self._told if self._config.logprobs is not None else None, []
+        self.chunk = replace(chunk, text=self._echoed + chunk.text, logprobs=told)
+        self._echoed = ""
+        self._chunks.append(self.chunk)
 
 
 class _Beams:
@@ -161,12 +278,18 @@ class _Beams:
 
     def __init__(self, job: _Job, request: Request) -> None:
         span, self._job = job.span(request), job
-        limits = constraints(job.config, span, job.vocab_size)
-        changes = [*limits, *processors(job.config, drawing=False)]
+        self.chunk = Chunk("")  # nothing is known before the end
+        limits = constraints(job.config, span, job.vocab_size, job.grammar)
+        changes = processors(job.config, job.vocab_size, limits)
         self._search = BeamSearch(job.config, request.ids, span.room, changes)
         self._recorders = [Recorder(len(request.answered)) for _ in range(job.config.num_return_sequences)]
         self._steps = 0
         self._results: list[Generation] = []
+
+    def begin(self, cached_tokens: int) -> None:
+        """Notes when the prompt is fed."""
+        for recorder in self._recorders:
+            recorder.begin(cached_tokens)
 
     def accept(self, logits: Logits, log_probabilities: Logits | None = None) -> Choice:
         """Passes on; the results are made when the search is over, for the clock runs."""
@@ -179,13 +302,22 @@ class _Beams:
             for recorder in self._recorders:
                 recorder.token()
         if not choice.tokens:
-            pairs = zip(self._search.found, self._recorders, strict=False)
-            self._results = [self._result(hypothesis, recorder) for hypothesis, recorder in pairs]
+            self._finish()
         return choice
+
+    def cancel(self) -> None:
+        """Ends it as it stands, if it is not over."""
+        if not self._results:
+            self._search.cancel()
+            self._finish()
 
     def results(self) -> list[Generation]:
         """The best sequences, best first."""
         return self._results
+
+    def _finish(self) -> None:
+        pairs = zip(self._search.found, self._recorders, strict=False)
+        self._results = [self._result(hypothesis, recorder) for hypothesis, recorder in pairs]
 
     def _result(self, hypothesis: Hypothesis, recorder: Recorder) -> Generation:
         # Steps that a longer, worse sequence took are time spent on this one's tokens.
@@ -193,6 +325,6 @@ class _Beams:
             recorder.token()
         metrics = recorder.finish()
         if not hypothesis.tokens:
-            metrics = dataclasses.replace(metrics, new_tokens=0, ttft_ms=None)
+            metrics = replace(metrics, new_tokens=0, ttft_ms=None)
         text = self._job.tokenizer.decode(hypothesis.tokens)
         return Generation(text, hypothesis.tokens, hypothesis.finish_reason, metrics, score=hypothesis.score)

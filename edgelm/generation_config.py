@@ -7,22 +7,38 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 from edgelm.errors import InvalidOption, UnsupportedConfig
-from edgelm.option import Interval, OptionField, describe, option, read
+from edgelm.logits import Processor
+from edgelm.option import (
+    Interval,
+    OptionField,
+    describe,
+    option,
+    read,
+    read_bias,
+    read_functions,
+    read_json,
+    read_words,
+)
 
 _IDS: dict[str, Any] = {"type": int, "multiple": True, "cli": False}
+_TEXTS: dict[str, Any] = {"type": str, "multiple": True}
+
+# Called after each token with the ids so far (prompt included) and the text that it settled; true ends the generation.
+Criterion: TypeAlias = Callable[[Sequence[int], str], bool]
+_FUNCTIONS: dict[str, Any] = {"reader": read_functions, "multiple": True, "cli": False}
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
     """How tokens are chosen and when generation ends; the default of each field but max_new_tokens and temperature is off.
 
-    With num_beams above 1 the most likely sequences are searched for, and what rules the draw (temperature, top_k, top_p,
-    min_p, seed) is not used.
+    With num_beams above 1 the most likely sequences are searched for, and what rules the draw (temperature, the filters of
+    sampling.py, seed) is not used; nor is it at temperature 0. docs/generation.md tells where each option's meaning comes from.
 
     Raises:
         InvalidOption: a value has the wrong type or lies outside its interval (all such values are named), or values
@@ -32,10 +48,44 @@ class GenerationConfig:
     max_new_tokens: int = option(256, "Most tokens to generate.", Interval(1))
     min_new_tokens: int = option(0, "Fewest tokens before the end.", Interval(0))
     temperature: float = option(1.0, "Below 1 sharpens, above 1 flattens; 0 is greedy.", Interval(0, 100))
+    dynatemp_range: float = option(0.0, "Temperature moves this far, less when sure; 0 is off.", Interval(0, 100))
+    dynatemp_exponent: float = option(1.0, "Above 1, it rises only when very unsure.", Interval(0, 100))
     top_k: int = option(0, "Draw from the K most likely tokens; 0 is off.", Interval(0))
     top_p: float = option(1.0, "Draw from the fewest tokens that hold this probability; 1 is off.", Interval(0, 1))
     min_p: float = option(0.0, "Drop tokens less likely than this share of the likeliest; 0 is off.", Interval(0, 1))
+    typical_p: float = option(
+        1.0, "Draw from the tokens of ordinary surprise that hold this probability; 1 is off.", Interval(0, 1)
+    )
+    top_n_sigma: float = option(0.0, "Drop logits this many sigmas below the highest; 0 is off.", Interval(0, 100))
+    epsilon_cutoff: float = option(0.0, "Drop tokens less likely than this; 0 is off.", Interval(0, 1))
+    eta_cutoff: float = option(0.0, "The same, and less where many tokens are likely; 0 is off.", Interval(0, 1))
+    xtc_probability: float = option(0.0, "How often to drop the likeliest tokens; 0 is never.", Interval(0, 1))
+    xtc_threshold: float = option(0.1, "What xtc drops has this probability at least.", Interval(0, 0.5))
+    mirostat_tau: float = option(
+        0.0, "Keep surprise near this many bits, in place of filters; 0 is off.", Interval(0, 100)
+    )
+    mirostat_eta: float = option(0.1, "How fast mirostat corrects.", Interval(0, 1))
     repetition_penalty: float = option(1.0, "Above 1 disfavours tokens already seen; 1 is off.", Interval(0.01, 100))
+    presence_penalty: float = option(0.0, "Subtract from logits of tokens already seen; 0 is off.", Interval(-100, 100))
+    frequency_penalty: float = option(0.0, "The same for each time they were seen; 0 is off.", Interval(-100, 100))
+    penalty_window: int = option(0, "Last tokens that count as seen, prompt included; 0 is all.", Interval(0))
+    dry_multiplier: float = option(0.0, "DRY: weight against longer repetitions; 0 is off.", Interval(0, 100))
+    dry_base: float = option(1.75, "DRY: factor for each token of the repetition.", Interval(1, 100))
+    dry_allowed_length: int = option(2, "DRY: shorter repetitions are let be.", Interval(1))
+    dry_window: int = option(0, "DRY: last tokens to look for repetitions in; 0 is all.", Interval(0))
+    dry_sequence_breakers: tuple[str | int, ...] = option(
+        ("\n", ":", '"', "*"),
+        "DRY: no repetition reaches over this text; may be repeated.",
+        **_TEXTS,
+        reader=read_words,
+    )
+    logit_bias: tuple[tuple[tuple[int, ...], float], ...] = option(
+        (),
+        "ID=NUMBER to add to a token's logit; may be repeated.",
+        Interval(-1_000_000, 1_000_000),
+        **_TEXTS,
+        reader=read_bias,
+    )
     no_repeat_ngram_size: int = option(0, "Repeat no sequence of this many tokens; 0 is off.", Interval(0))
     num_beams: int = option(1, "Sequences to search side by side; 1 is no beam search.", Interval(1))
     length_penalty: float = option(
@@ -49,7 +99,23 @@ class GenerationConfig:
     )
     num_return_sequences: int = option(1, "Sequences to return for each prompt.", Interval(1))
     seed: int | None = option(None, "The same seed draws the same tokens.", Interval(0, 2**64 - 1), type=int)
-    stop: tuple[str, ...] = option((), "End before this text; may be repeated.", type=str, multiple=True)
+    stop: tuple[str, ...] = option((), "End before this text; may be repeated.", **_TEXTS)
+    stop_token_ids: tuple[int, ...] = option(
+        (), "End at this id too; may be repeated.", Interval(0), **(_IDS | {"cli": True})
+    )
+    max_time: float | None = option(
+        None, "End after the token at which so many seconds are over.", Interval(0), type=float
+    )
+    json_schema: str | None = option(
+        None, "Only JSON that meets this schema; true is any JSON.", type=str, reader=read_json
+    )
+    regex: str | None = option(None, "Only text that matches this expression as a whole.", type=str)
+    choice: tuple[str, ...] | None = option(None, "Only this text or another choice.", **_TEXTS)
+    grammar: str | None = option(None, "Only text that fits this grammar, in Lark's form.", type=str)
+    logprobs: int | None = option(
+        None, "Tell log probabilities of the tokens, and of this many likeliest at each.", Interval(0, 1000), type=int
+    )
+    echo: bool | str = option(False, "Begin the text with the prompt.", type=str, choices=("false", "true"))
     eos_token_id: tuple[int, ...] = option((), "Ids that end.", Interval(0), **_IDS)
     min_length: int = option(0, "As min_new_tokens, but the prompt counts.", Interval(0), cli=False)
     encoder_no_repeat_ngram_size: int = option(
@@ -67,6 +133,13 @@ class GenerationConfig:
         choices=("false", "true"),
         cli=False,
     )
+    logits_processors: tuple[Processor, ...] = option((), "Functions (ids, logits) that return logits.", **_FUNCTIONS)
+    stopping_criteria: tuple[Criterion, ...] = option((), "Functions (ids, text) that tell the end.", **_FUNCTIONS)
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """All ids that end."""
+        return (*self.eos_token_id, *self.stop_token_ids)
 
     def __post_init__(self) -> None:
         """Check every field, and bring it to its declared type (1 to 1.0, a list to a tuple)."""
@@ -79,6 +152,12 @@ class GenerationConfig:
         problems = problems or self._contradictions()
         if problems:
             raise InvalidOption("; ".join(problems))
+
+    @property
+    def constraints(self) -> list[tuple[str, Any]]:
+        """Name and value of what the text must look like; at most one."""
+        given = [(name, getattr(self, name)) for name in _CONSTRAINTS]
+        return [(name, value) for name, value in given if value is not None]
 
     @classmethod
     def from_checkpoint(cls, raw: Mapping[str, Any], start_tokens: int | None = None) -> GenerationConfig:
@@ -98,8 +177,7 @@ class GenerationConfig:
         if sample not in (None, True, False):
             raise UnsupportedConfig(f"generation_config.json: do_sample is {sample!r}, but must be true or false")
         changes = {name: raw[name] for name in _checkpoint_fields() if raw.get(name) is not None}
-        if raw.get("stop_strings") is not None:
-            changes["stop"] = raw["stop_strings"]
+        changes |= {ours: raw[theirs] for theirs, ours in _RENAMED.items() if raw.get(theirs) is not None}
         if sample:
             # transformers fills an absent top_k with 50 (_get_default_generation_params), so its authors saw 50.
             changes.setdefault("top_k", 50)
@@ -114,7 +192,9 @@ class GenerationConfig:
             raise UnsupportedConfig(f"generation_config.json: {error}; correct or remove the entry") from error
 
     def replace(self, **changes: Any) -> GenerationConfig:
-        """A copy with some fields changed; None leaves a field as it is. Beams switch off a temperature set before.
+        """A copy with some fields changed; None leaves a field as it is.
+
+        Beams switch off a temperature that was set before, and mirostat the filters.
 
         Raises:
             InvalidOption: an unknown option (with the nearest known name), a wrong type, a value out of range, or values
@@ -128,10 +208,17 @@ class GenerationConfig:
                 raise InvalidOption(f"unknown generation option {name!r}: {hint}")
         given = {name: value for name, value in changes.items() if value is not None}
         changed = dataclasses.replace(self, **given)
-        if changed.num_beams == 1:
-            return changed
-        _refuse_drawing(changed, given)
-        return dataclasses.replace(changed, temperature=0.0)
+        off = {name: f.default for f in fields(self) if (name := f.name) in _FILTERS}
+        if changed.num_beams > 1:
+            what = f"num_beams {changed.num_beams}, a search that draws nothing"
+            _refuse(changed, given, {"temperature": 0.0, **off, "mirostat_tau": 0.0}, what, "num_beams 1")
+            return dataclasses.replace(changed, temperature=0.0)
+        if changed.mirostat_tau:
+            _refuse(
+                changed, given, off, f"mirostat_tau {changed.mirostat_tau}, which takes their place", "mirostat_tau 0"
+            )
+            return dataclasses.replace(changed, **off)
+        return changed
 
     def _contradictions(self) -> list[str]:
         beams, wanted = self.num_beams, self.num_return_sequences
@@ -145,8 +232,21 @@ class GenerationConfig:
                 f"greedy decoding has one result, and num_return_sequences is {wanted}: "
                 f"give num_beams {wanted} or more, or a temperature above 0"
             )
-        if beams > 1 and self.stop:
-            found.append(f"stop cannot end a beam search (num_beams {beams}): drop stop, or give num_beams 1")
+        if len(self.constraints) > 1:
+            names = " and ".join(name for name, _ in self.constraints)
+            found.append(f"{names} exclude each other: give one of them")
+        if self.choice == ():
+            found.append("choice is empty: give at least one text")
+        if self.min_new_tokens > self.max_new_tokens:
+            found.append(
+                f"min_new_tokens {self.min_new_tokens} is more than max_new_tokens {self.max_new_tokens}; lower one or raise the other"
+            )
+        for name, what in _NOT_WITH_BEAMS.items():
+            value = getattr(self, name)
+            if beams > 1 and value is not None and value is not False and value != ():
+                found.append(
+                    f"{name} cannot {what} a beam search (num_beams {beams}): drop {name}, or give num_beams 1"
+                )
         return found
 
 
@@ -160,12 +260,15 @@ def unsupported_keys(raw: Mapping[str, Any]) -> list[str]:
 
     A key nobody knows is among them: what it does cannot be judged.
     """
-    understood = {*_checkpoint_fields(), "do_sample", "stop_strings"} | _WITHOUT_EFFECT
+    understood = {*_checkpoint_fields(), *_RENAMED, "do_sample"} | _WITHOUT_EFFECT
     if raw.get("do_sample"):
         understood.remove("num_beams")  # beams that are drawn
     asked = {key for key, value in raw.items() if value is not None and value not in _NEUTRAL.get(key, ())}
     return sorted(asked - understood)
 
+
+# What a text must look like; one at a time.
+_CONSTRAINTS = ("json_schema", "regex", "choice", "grammar")
 
 # Keys of transformers 5 that cannot change which tokens come out of this runtime.
 _WITHOUT_EFFECT = frozenset(
@@ -191,31 +294,49 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "num_beams": (1,),
     "num_beam_groups": (1,),
     "diversity_penalty": (0.0,),
-    "typical_p": (1.0,),
-    "epsilon_cutoff": (0.0,),
-    "eta_cutoff": (0.0,),
     "encoder_repetition_penalty": (1.0,),
     "guidance_scale": (1.0,),
     "penalty_alpha": (0.0,),
     "token_healing": (False,),
-    "sequence_bias": ([], {}),
 }
 
 
-def _refuse_drawing(config: GenerationConfig, given: Mapping[str, Any]) -> None:
-    # Only what the caller gave: a checkpoint's own temperature is for when nobody asks for beams.
-    off = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+# What takes part in a draw after temperature (sampling.FILTERS), by the field that switches it on.
+_FILTERS = (
+    *("top_n_sigma", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+    *("xtc_probability", "dynatemp_range"),
+)
+
+# What beams have no use for: their texts are known only at the end.
+_NOT_WITH_BEAMS: Mapping[str, str] = {
+    "stop": "end", "max_time": "end", "stopping_criteria": "end", "logprobs": "explain", "echo": "precede",
+}  # fmt: skip
+
+# Keys of a checkpoint that have another name here.
+_RENAMED: Mapping[str, str] = {"stop_strings": "stop", "sequence_bias": "logit_bias"}
+
+# Fields that transformers does not know, so that a checkpoint's key of that name means something else.
+_OURS = frozenset(
+    {"json_schema", "regex", "choice", "grammar"}
+    | {"seed", "stop", "stop_token_ids", "logprobs", "echo", "logits_processors", "stopping_criteria", "logit_bias"}
+    | {"dynatemp_range", "dynatemp_exponent", "top_n_sigma", "xtc_probability", "xtc_threshold"}
+    | {"mirostat_tau", "mirostat_eta", "presence_penalty", "frequency_penalty", "penalty_window"}
+    | {"dry_multiplier", "dry_base", "dry_allowed_length", "dry_window", "dry_sequence_breakers"}
+)
+
+
+def _refuse(
+    config: GenerationConfig, given: Mapping[str, Any], off: Mapping[str, Any], what: str, instead: str
+) -> None:
+    # Only what the caller gave: a checkpoint's own settings are for when nobody asks for something else.
     wrong = [name for name, value in off.items() if name in given and getattr(config, name) != value]
     if wrong:
-        raise InvalidOption(
-            f"{' and '.join(wrong)} cannot be combined with num_beams {config.num_beams}, a search that draws nothing: "
-            f"drop {' and '.join(wrong)}, or give num_beams 1"
-        )
+        names = " and ".join(wrong)
+        raise InvalidOption(f"{names} cannot be combined with {what}: drop {names}, or give {instead}")
 
 
 def _checkpoint_fields() -> list[str]:
-    # These two are ours: transformers keeps no seed in the file and calls the other one stop_strings.
-    return [f.name for f in fields(GenerationConfig) if f.name not in ("seed", "stop")]
+    return [f.name for f in fields(GenerationConfig) if f.name not in _OURS]
 
 
 def _describe() -> list[OptionField]:

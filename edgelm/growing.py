@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgelm import signature
-from edgelm.cache import check_room
+from edgelm.cache import check_room, inherited
+from edgelm.protocols import Logits
 from edgelm.session import Program, buffer, value
 from edgelm.signature import CacheGeometry
 
 if TYPE_CHECKING:
     from onnxruntime import OrtValue
 
-Logits = NDArray[np.float32]
 Values = Mapping[str, "OrtValue"]
 
 # Tokens of one prefill call, as in decode.py.
@@ -74,26 +74,22 @@ class GrowingDecoder:
             for i in range(len(geometry.layers))
             for kind in signature.KINDS
         }
-        nothing = {} if sources else _empty(geometry)
+        nothing = {} if sources else {name: value(array) for name, array in _arrays(geometry, 0).items()}
         self._groups = [_Group([row], 0, nothing, [row], {}) for row in range(batch)]
+        self._geometry = geometry
+        self.ids: list[list[int]] = [[] for _ in range(batch)]
         self.vocab_size = vocab_size
         self.limit = limit
 
     @property
     def batch(self) -> int:
         """Sequences still in the batch."""
-        return sum(len(group.rows) for group in self._groups)
+        return len(self.ids)
 
     @property
     def log_probabilities(self) -> Logits | None:
         """None: these programs do not tell."""
         return None
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each row."""
-        lengths = {row: group.length for group in self._groups for row in group.rows}
-        return [lengths[row] for row in range(len(lengths))]
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, Logits]]:
         """Feeds every row its prompt; gives (row, logits [vocab_size] after its last token) as they are done."""
@@ -105,11 +101,15 @@ class GrowingDecoder:
 
     def prefill(self, row: int, ids: Sequence[int]) -> Logits:
         """Feeds a row's prompt (or more of it) and returns the logits [vocab_size] after its last token."""
-        logits = buffer((0,), "float32")
+        *_, logits = self.prefill_chunks(row, ids)
+        return cast(Logits, logits)
+
+    def prefill_chunks(self, row: int, ids: Sequence[int]) -> Iterator[Logits | None]:
+        """The same, at most PREFILL_CHUNK tokens from one item to the next; only the last item is logits."""
         for start, piece in self._pieces(row, ids, PREFILL_CHUNK):
             last = start + piece.shape[1] == len(ids)
             logits = self._feed(self._alone(row), piece, int(last))
-        return logits[0, 0]
+            yield logits[0, 0] if last else None
 
     def all_logits(self, row: int, ids: Sequence[int], chunk: int = PREFILL_CHUNK) -> Iterator[Logits]:
         """Feeds a row and yields the logits of every position, [tokens, vocab_size] a chunk."""
@@ -136,6 +136,58 @@ class GrowingDecoder:
             if pairs:
                 kept.append(_taken(group, [row for row, _ in pairs], [place for _, place in pairs]))
         self._groups = kept
+        self.ids = inherited(self.ids, parents)
+
+    def allow(self, limit: int) -> None:
+        """Rows may take so many positions from now on."""
+        self.limit = limit
+
+    def truncate(self, row: int, length: int) -> None:
+        """Forgets what a row was fed beyond `length` tokens."""
+        group = self._alone(row)
+        if length >= group.length:
+            return
+        # A copy also where a slice is contiguous: what numpy() gives ends with its value.
+        group.past = {name: value(given.numpy()[:, :, :length].copy()) for name, given in group.past.items()}
+        group.length = length
+        del self.ids[row][length:]
+
+    def holds(self, row: int, length: int, total: int) -> bool:
+        """Whether a row could go back to `length` tokens and on to `total`, which is always so."""
+        return True
+
+    def copy(self, row: int, length: int) -> GrowingDecoder:
+        """A decoder of one row that goes on from the first `length` tokens of this one; for programs without a source."""
+        found = GrowingDecoder(self._program, self._geometry, self.vocab_size, batch=1, limit=self.limit)
+        for target, source in zip(found.hold(self.ids[row][:length]), self.held(row), strict=True):
+            target[...] = source[:, :length]
+        return found
+
+    def detach(self, row: int) -> GrowingDecoder:
+        """A decoder of one row for a row that leaves: this very decoder if there is no other, else a copy."""
+        return self if self.batch == 1 else self.copy(row, len(self.ids[row]))
+
+    def append(self, other: GrowingDecoder) -> int:
+        """Adds the only row of another decoder on the same program, which is not used any more; returns its number here."""
+        (group,) = other._groups
+        group.rows = [self.batch]
+        self._groups.append(group)
+        self.limit = max(self.limit, other.limit)
+        self.ids += other.ids
+        return self.batch - 1
+
+    def held(self, row: int) -> list[NDArray[Any]]:
+        """Views [heads, tokens, head_dim] of what the cache holds of a row."""
+        group = next(group for group in self._groups if row in group.rows)
+        return [given.numpy()[group.rows.index(row)] for given in group.past.values()]
+
+    def hold(self, ids: Sequence[int]) -> list[NDArray[Any]]:
+        """Makes the only row one that was fed `ids`; what the cache holds of them is to be written into these arrays."""
+        arrays = _arrays(self._geometry, len(ids))
+        past = {name: value(array) for name, array in arrays.items()}
+        self._groups = [_Group([0], len(ids), past, [0], {})]
+        self.ids = [list(ids)]
+        return [array[0] for array in arrays.values()]
 
     def _alone(self, row: int) -> _Group:
         """The group of that row, which is taken out of a larger one."""
@@ -170,7 +222,7 @@ class GrowingDecoder:
         feeds = {**_values(own, self._inputs), **group.past}
         feeds |= {name: given for name, given in group.memory.items() if name in self._inputs}
         found = self._program.run_values(feeds, [signature.LOGITS, *self._present.values()])
-        return self._grown(group, total, found)
+        return self._grown(group, ids, found)
 
     def _begin(self, group: _Group, own: Mapping[str, NDArray[Any]]) -> Logits:
         """The first tokens of the one row of a group: its source is read, and keys and values of that are kept."""
@@ -181,18 +233,20 @@ class GrowingDecoder:
         feeds = _values({**own, **read}, source.program.inputs)
         found = source.program.run_values(feeds, [signature.LOGITS, *self._present.values(), *self._cross])
         group.memory = {name: found[name] for name in self._cross} | {signature.ENCODER_ATTENTION_MASK: value(mask)}
-        return self._grown(group, own[signature.INPUT_IDS].shape[1], found)
+        return self._grown(group, own[signature.INPUT_IDS], found)
 
-    def _grown(self, group: _Group, length: int, found: Values) -> Logits:
+    def _grown(self, group: _Group, ids: NDArray[np.int64], found: Values) -> Logits:
         group.past = {name: found[output] for name, output in self._present.items()}
-        group.length = length
+        group.length += ids.shape[1]
+        for row, fed in zip(group.rows, ids.tolist(), strict=True):
+            self.ids[row] += fed
         return found[signature.LOGITS].numpy().copy()  # what numpy() gives ends with its value
 
 
-def _empty(geometry: CacheGeometry) -> dict[str, OrtValue]:
-    """Keys and values of no tokens, of one row."""
+def _arrays(geometry: CacheGeometry, length: int) -> dict[str, NDArray[Any]]:
+    """Room for keys and values of so many tokens, of one row, by name of the input."""
     return {
-        signature.past(i, kind): value(buffer((1, layer.num_key_value_heads, 0, layer.head_dim), geometry.dtype))
+        signature.past(i, kind): buffer((1, layer.num_key_value_heads, length, layer.head_dim), geometry.dtype)
         for i, layer in enumerate(geometry.layers)
         for kind in signature.KINDS
     }

@@ -30,3 +30,8 @@ def sources_folder() -> Path:
 def packages_folder() -> Path:
     """Packages exported at first use, one folder a catalogue name."""
     return home() / "packages"
+
+
+def answers_folder() -> Path:
+    """What operators answered to their probes, a file for each set of probes, build of ONNX Runtime and kind of processor."""
+    return home() / "answers"

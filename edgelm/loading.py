@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 from edgelm.encode import Encoder, Grouping, Threads
 from edgelm.errors import InvalidOption
 from edgelm.known_answers import check_operators
+from edgelm.machine import physical_cores
 from edgelm.package import Package
 from edgelm.providers import Provider
 from edgelm.session import Program
@@ -27,6 +26,16 @@ def length_limit(package: Package, max_length: int | None) -> int:
     return max_length or allowed
 
 
+def check_least(name: str, number: int, least: int) -> None:
+    """A number may not be below `least`.
+
+    Raises:
+        InvalidOption: it is.
+    """
+    if number < least:
+        raise InvalidOption(f"{name} {number} is below {least}")
+
+
 def load_program(package: Package, name: str, provider: Provider, threads: int | None) -> Program:
     """Loads a program while the digests of all files are checked.
 
@@ -35,8 +44,8 @@ def load_program(package: Package, name: str, provider: Provider, threads: int |
         DigestError: a file of the package was changed.
         ProviderError: ONNX Runtime refuses the graph, or computes something else than the export counted on.
     """
-    if threads is not None and threads < 1:
-        raise InvalidOption(f"threads {threads} is below 1")
+    if threads is not None:
+        check_least("threads", threads, 1)
     with ThreadPoolExecutor(1) as pool:
         checked = pool.submit(package.verify_digests)
         try:
@@ -76,12 +85,3 @@ def device_facts(program: Program) -> str:
         ]
         facts.append(f"on the CPU: {', '.join(sorted(elsewhere))}" if elsewhere else "every node is its own")
     return "; ".join([*facts, provider.note] if provider.note else facts)
-
-
-def physical_cores(system: Path = Path("/sys/devices/system/cpu")) -> int:
-    """Cores this process may use, those that share one counted once where the system tells."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    try:
-        return len({(system / f"cpu{i}" / "topology" / "thread_siblings_list").read_text() for i in allowed})
-    except OSError:
-        return len(allowed)

@@ -1,6 +1,7 @@
 """Rows of a program with two sets of rotary positions (LongRoPE): one for short texts, one for whole texts that are longer.
 
-Keys in the cache are turned by one of them, so a row that outgrows the first is fed again from its first token.
+Keys in the cache are turned by one of them, so a row that outgrows the first is fed again from its first token, and so is
+one that goes on short after it was cut.
 """
 
 from __future__ import annotations
@@ -14,26 +15,32 @@ from edgelm.session import buffer
 
 
 class LongContext:
-    """Which rows are long, and the ids of every row so far."""
+    """Which rows have keys for long texts."""
 
     def __init__(self, limit: int, rows: int) -> None:
-        """Rows of more than `limit` tokens are long; all are empty at first."""
+        """Rows of more than `limit` tokens are long; all are short at first."""
         self._limit = limit
-        self._ids: list[list[int]] = [[] for _ in range(rows)]
+        self._long = [False] * rows
 
-    def grow(self, row: int, ids: Sequence[int]) -> list[int]:
-        """Notes that a row grows by `ids`; gives those before them if they have to be fed again."""
-        known = self._ids[row]
-        before = len(known)
-        known.extend(ids)
-        return known[:before] if before <= self._limit < len(known) else []
+    def turns(self, row: int, length: int) -> bool:
+        """Notes that a row will have `length` tokens; true if the keys it has are of the other set."""
+        before, self._long[row] = self._long[row], length > self._limit
+        return before != self._long[row]
+
+    def fits(self, row: int, length: int) -> bool:
+        """Whether the keys of a row are those of a text of that length."""
+        return self._long[row] == (length > self._limit)
 
     def reorder(self, parents: Sequence[int]) -> None:
         """Row i goes on from where row parents[i] is."""
-        self._ids = [list(self._ids[parent]) for parent in parents]
+        self._long = [self._long[parent] for parent in parents]
+
+    def append(self, other: LongContext) -> None:
+        """Adds the rows of another one."""
+        self._long += other._long
 
     def flags(self, start: int, stop: int) -> NDArray[np.int64]:
         """1 for each of these rows that is long, int64 [rows]."""
         flags = buffer((stop - start,), "int64")
-        flags[:] = [len(ids) > self._limit for ids in self._ids[start:stop]]
+        flags[:] = self._long[start:stop]
         return flags

@@ -26,7 +26,7 @@ class SourceMemory:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in self._arrays.values())
 
-    def inputs(self, start: int, stop: int) -> Mapping[str, Array]:
+    def inputs(self, start: int, stop: int) -> Mapping[str, Any]:
         """Views to bind for these rows: the sources they read."""
         first, last = self._sources[start], self._sources[stop - 1]
         return {name: array[first : last + 1] for name, array in self._arrays.items()}

@@ -14,12 +14,14 @@ from typing import Any
 class Metrics:
     """Figures of one generation; None where there is nothing to measure.
 
-    `ttft_ms` is the time from the request to the first token, `tpot_ms` the mean time of each token after it, and
-    `decode_tokens_per_second` counts those tokens too. `peak_memory_mib` is the highest resident memory of the process
-    so far.
+    `cached_tokens` of the prompt were taken over from an earlier request, and `prefill_tokens_per_second` counts the others.
+    `ttft_ms` is the time from the request, its wait in the queue included, to the first token, `tpot_ms` the mean time of
+    each token after it, and `decode_tokens_per_second` counts those tokens too. `peak_memory_mib` is the highest resident
+    memory of the process so far.
     """
 
     prompt_tokens: int
+    cached_tokens: int
     new_tokens: int
     ttft_ms: float | None
     tpot_ms: float | None
@@ -35,15 +37,20 @@ class Metrics:
 class Recorder:
     """Notes the moments of one generation; it starts when it is made.
 
-    Call `prefilled` when the prompt's logits are there, `token` for each token that is chosen, and `finish` once at the end.
+    Call `begin` when the prompt leaves the queue, if there is one, `prefilled` when the prompt's logits are there, `token` for
+    each token that is chosen, and `finish` once at the end.
     """
 
     def __init__(self, prompt_tokens: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._prompt_tokens = prompt_tokens
-        self._new_tokens = 0
+        self._cached_tokens = self._new_tokens = 0
         self._prefilled: float | None = None
-        self._first = self._last = self._start = clock()
+        self._first = self._last = self._begun = self._start = clock()
+
+    def begin(self, cached_tokens: int) -> None:
+        """The prompt is fed from now on, but for so many tokens that are in the cache."""
+        self._begun, self._cached_tokens = self._clock(), cached_tokens
 
     def prefilled(self) -> None:
         """The prompt is in the cache."""
@@ -59,13 +66,15 @@ class Recorder:
     def finish(self) -> Metrics:
         """The figures so far."""
         later, decode = self._new_tokens - 1, self._last - self._first
-        prefill = None if self._prefilled is None else self._prefilled - self._start
+        prefill = None if self._prefilled is None else self._prefilled - self._begun
+        fed = self._prompt_tokens - self._cached_tokens
         return Metrics(
             prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
             new_tokens=self._new_tokens,
             ttft_ms=(self._first - self._start) * 1000 if self._new_tokens else None,
             tpot_ms=decode / later * 1000 if later > 0 else None,
-            prefill_tokens_per_second=self._prompt_tokens / prefill if prefill else None,
+            prefill_tokens_per_second=fed / prefill if prefill else None,
             decode_tokens_per_second=later / decode if later > 0 and decode > 0 else None,
             peak_memory_mib=peak_memory_mib(),
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, cast
@@ -32,7 +34,7 @@ class OptionField:
     """One field of GenerationConfig as a command line offers it.
 
     `multiple` options may be given again and again; with `choices`, the value is one of these words; a `nested` option
-    is a list of lists.
+    is a list of lists. What fits none of these has a `reader` of its own.
     """
 
     name: str
@@ -43,12 +45,13 @@ class OptionField:
     multiple: bool
     choices: tuple[str, ...] = ()
     nested: bool = False
+    reader: Callable[[OptionField, Any], Any] | None = None
 
 
 def option(default: Any, help_text: str, allowed: Interval | None = None, **extra: Any) -> Any:
     """A dataclass field that describes itself; `extra` overrides what the default value tells (type, multiple, cli ...)."""
     metadata: dict[str, Any] = {"help": help_text, "range": allowed, "type": type(default)}
-    metadata |= {"multiple": False, "cli": True, "choices": (), "nested": False, **extra}
+    metadata |= {"multiple": False, "cli": True, "choices": (), "nested": False, "reader": None, **extra}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -63,8 +66,12 @@ def read(option: OptionField, value: Any) -> Any:
     Raises:
         InvalidOption: the wrong type, or a value that is not allowed.
     """
+    if value is None and option.default is None:
+        return None
+    if option.reader is not None:
+        return option.reader(option, value)
     if not option.multiple:
-        return None if value is None and option.default is None else _read_item(option, value)
+        return _read_item(option, value)
     if isinstance(value, (str, Integral)):
         value = (value,)
     items = _items(option, value)
@@ -73,6 +80,60 @@ def read(option: OptionField, value: Any) -> Any:
     if any(isinstance(item, (list, tuple)) and not item for item in items):
         raise _refusal(option, value)
     return tuple(tuple(_read_item(option, part) for part in _items(option, item)) for item in items)
+
+
+def read_functions(option: OptionField, value: Any) -> tuple[Callable[..., Any], ...]:
+    """One function, or a list of them, as a tuple."""
+    functions = list(cast("Sequence[Any]", value)) if isinstance(value, (list, tuple)) else [value]
+    if not all(callable(function) for function in functions):
+        raise InvalidOption(f"option {option.name} is {value!r}, but must be a function or a list of functions")
+    return tuple(functions)
+
+
+def read_words(option: OptionField, value: Any) -> tuple[str | int, ...]:
+    """Texts and token ids, one or a list, as a tuple."""
+    words = (value,) if isinstance(value, (str, Integral)) else _items(option, value)
+    for word in words:
+        if (
+            type(word) is bool
+            or not isinstance(word, (str, Integral))
+            or word == ""
+            or (not isinstance(word, str) and word < 0)
+        ):
+            raise InvalidOption(f"option {option.name} is {word!r}, but must be a non-empty text or a token id")
+    return tuple(word if isinstance(word, str) else int(word) for word in words)
+
+
+def read_bias(option: OptionField, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
+    """A mapping of a token id (or a sequence of them) to a number, a list of such pairs, or texts "ID=NUMBER"."""
+    pairs = cast("Mapping[Any, Any]", value).items() if isinstance(value, Mapping) else _items(option, value)
+    return tuple(_read_bias(option, pair) for pair in pairs)
+
+
+def read_json(option: OptionField, value: Any) -> str:
+    """The text of JSON, or what it stands for."""
+    if not isinstance(value, (bool, dict)):
+        return _read_item(option, value)
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidOption(f"option {option.name} cannot be written as JSON: {error}") from error
+
+
+def _read_bias(option: OptionField, pair: Any) -> tuple[tuple[int, ...], float]:
+    refusal = InvalidOption(f"option {option.name} has {pair!r}, but must map token ids to numbers in {option.range}")
+    try:
+        key, number = pair.split("=") if isinstance(pair, str) else pair
+        # JSON and the command line write an id as a text.
+        listed = isinstance(key, (list, tuple))
+        ids = list(cast("Sequence[Any]", key)) if listed else [int(key) if isinstance(key, str) else key]
+        number = float(number)
+    except (TypeError, ValueError) as error:
+        raise refusal from error
+    wrong = any(type(token) is bool or not isinstance(token, Integral) or int(token) < 0 for token in ids)
+    if wrong or not ids or option.range is None or number not in option.range:
+        raise refusal
+    return tuple(int(token) for token in ids), number
 
 
 def _items(option: OptionField, value: Any) -> tuple[Any, ...]:

@@ -10,12 +10,15 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
+from edgelm.adapters import KeptAdapter
 from edgelm.errors import DigestError, ManifestError, VersionError
 from edgelm.signature import CacheGeometry
 from edgelm.tasks import EncoderFacts
 
 MANIFEST = "edgelm.json"
+PROBES = "probes.onnx"  # known answers of operators, see known_answers.py
 FORMAT_VERSION = 1
+_SEAL = "sha256"  # the manifest's key for its own digest
 
 # Who made the graphs, which says what their programs take: edgelm itself, or Optimum (a growing cache).
 EDGELM, OPTIMUM = "edgelm", "optimum"
@@ -42,12 +45,15 @@ class Manifest:
     quality: Mapping[str, Any]
     versions: Mapping[str, str]
     encoder: EncoderFacts | None = None  # of an encoder
+    weight_bytes_per_step: int | None = None  # what a decode step reads of the data file; looked-up rows do not count
     probes: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict[str, Mapping[str, Any]]
-    )  # file -> {"operator", "tolerance"}: a known answer of an operator, see known_answers.py
+    )  # output of probes.onnx -> {"operator", "tolerance"}: a known answer of an operator, see known_answers.py
     forms: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict[str, Mapping[str, Any]]
     )  # other device -> its {"programs", "cache", "probes"} in place of these; they share the weights
+    recorded_run: Mapping[str, Any] = field(default_factory=dict[str, Any])  # to be repeated, see recorded_run.py
+    adapters: Mapping[str, KeptAdapter] = field(default_factory=dict[str, KeptAdapter])  # kept apart, by name
     notes: tuple[str, ...] = ()
     exporter: str = EDGELM
     format_version: int = FORMAT_VERSION
@@ -59,7 +65,7 @@ class Manifest:
         return (self.device, *self.forms)
 
     def on(self, device: str) -> Manifest:
-        """The manifest of the programs for one of `devices`."""
+        """The manifest of the programs for one of `devices`; the recorded run is of the first."""
         if device == self.device:
             return self
         form = self.forms[device]
@@ -71,6 +77,7 @@ class Manifest:
             probes=form["probes"],
             cache=None if cache is None else CacheGeometry.from_manifest(cache),
             forms={},
+            recorded_run={},
         )
 
     @property
@@ -100,24 +107,41 @@ class Manifest:
             raise ManifestError(f"a package of family {self.family!r} is no encoder; export an encoder")
         return self.encoder
 
+    @property
+    def start_token(self) -> int:
+        """The token that targets of an encoder-decoder begin with.
+
+        Raises:
+            ManifestError: the checkpoint did not say it.
+        """
+        start = self.generation.get("decoder_start_token_id", self.generation.get("bos_token_id"))
+        if not isinstance(start, int) or not 0 <= start < self.vocab_size:
+            raise ManifestError(
+                f"the package's decoder_start_token_id {start!r} is no token; correct the checkpoint's "
+                "generation_config.json and export it again"
+            )
+        return start
+
     def to_json(self) -> str:
         """The manifest's text; the same manifest gives the same bytes."""
         values = {key: value for key, value in vars(self).items() if key != "extra"}
         values["cache"] = None if self.cache is None else self.cache.as_manifest()
         values["encoder"] = None if self.encoder is None else self.encoder.as_manifest()
-        return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        values["adapters"] = {name: vars(adapter) for name, adapter in self.adapters.items()}
+        return sealed(values)
 
     def save(self, folder: Path) -> None:
         """Writes it into a package folder."""
-        (folder / MANIFEST).write_text(self.to_json(), encoding="utf-8")
+        (folder / MANIFEST).write_text(self.to_json(), encoding="utf-8", newline="\n")
 
 
 @dataclass(frozen=True)
 class Package:
-    """An opened package: its folder and its manifest."""
+    """An opened package: its folder, its manifest, and which file of it has the probes."""
 
     path: Path
     manifest: Manifest
+    probes: str = PROBES
 
     @classmethod
     def open(cls, path: str | Path) -> Package:
@@ -139,18 +163,14 @@ class Package:
                     f"{folder}: {name} has {file.stat().st_size:,} bytes, the manifest says {entry['size']:,}; "
                     "the copy is incomplete or was changed, export or copy it again"
                 )
-        for form in map(manifest.on, manifest.devices):
-            for program, name in form.programs.items():
-                if name not in manifest.files:
-                    raise ManifestError(
-                        f"{folder}: program {program!r} names {name}, which is not among the package's files"
-                    )
         return cls(folder, manifest)
 
     def on(self, devices: Iterable[str]) -> Package:
         """The package as it runs on the first of these devices that it has programs for."""
         device = next(device for device in devices if device in self.manifest.devices)
-        return Package(self.path, self.manifest.on(device))
+        if device == self.manifest.device:
+            return self
+        return Package(self.path, self.manifest.on(device), form_file(PROBES, device))
 
     def verify_digests(self) -> None:
         """Compares every file's SHA-256 with the manifest.
@@ -177,9 +197,36 @@ class Package:
         return self.path / self.manifest.programs[name]
 
     @property
+    def digest(self) -> str:
+        """SHA-256 over the names and digests of all files, which tells two packages apart."""
+        entries = {name: entry["sha256"] for name, entry in self.manifest.files.items()}
+        return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+    @property
     def size(self) -> int:
         """Bytes of all files, without the manifest."""
         return sum(entry["size"] for entry in self.manifest.files.values())
+
+
+def form_file(name: str, device: str) -> str:
+    """What a file of the package is called in its form for another device: decoder.onnx is decoder.cuda.onnx for CUDA."""
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}.{device}{dot}{suffix}"
+
+
+def sealed(values: Mapping[str, Any]) -> str:
+    """The text of a manifest, its own digest inside: the SHA-256 of the text in which the value of `sha256` is empty."""
+    text = json.dumps({**values, _SEAL: ""}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return text.replace(_seal(""), _seal(hashlib.sha256(text.encode("utf-8")).hexdigest()), 1)
+
+
+def _seal(digest: str) -> str:
+    return f'\n "{_SEAL}": "{digest}"'  # one space, so of the outermost object
+
+
+def _is_sealed(text: str, digest: object) -> bool:
+    unsealed = text.replace(_seal(str(digest)), _seal(""), 1)
+    return hashlib.sha256(unsealed.encode("utf-8")).hexdigest() == digest
 
 
 def sha256(path: Path) -> str:
@@ -193,8 +240,9 @@ def _read_manifest(folder: Path) -> Manifest:
     if not file.is_file():
         raise ManifestError(f"{folder} is not an edgelm package: it has no {MANIFEST}; make one with edgelm export")
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        text = file.read_bytes().decode("utf-8")
+        raw = json.loads(text)
+    except (ValueError, OSError, RecursionError) as error:
         raise ManifestError(f"{file} cannot be read: {error}; export the package again") from error
     if not isinstance(raw, dict):
         raise ManifestError(f"{file} is not a manifest; export the package again")
@@ -206,6 +254,10 @@ def _read_manifest(folder: Path) -> Manifest:
         raise VersionError(
             f"{folder} has package format {version}; this edgelm reads up to {FORMAT_VERSION}. Update it: pip install -U edgelm"
         )
+    if not _is_sealed(text, values.get(_SEAL)):
+        raise DigestError(
+            f"{file} was changed since the export (its own SHA-256 does not match); export the package again or fetch a clean copy"
+        )
     return _manifest_from(values, file)
 
 
@@ -214,6 +266,19 @@ _TYPES: Mapping[str, type] = {
     "parameters": int, "device": str, "precision": str, "recipe": dict, "source": dict, "files": dict, "generation": dict,
     "quality": dict, "versions": dict, "notes": list,
 }  # fmt: skip
+
+# Keys that not every manifest has.
+_OPTIONAL = (
+    "format_version",
+    "exporter",
+    "cache",
+    "encoder",
+    "probes",
+    "forms",
+    "recorded_run",
+    "adapters",
+    "weight_bytes_per_step",
+)
 
 
 def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
@@ -226,11 +291,17 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
         _inside(file.parent, name)
         if not isinstance(cast(Any, entry), dict) or not _is_file_entry(entry):
             raise ManifestError(f"{file}: the entry of {name} lacks its size or sha256")
+    for name, program in cast(dict[str, Any], values["programs"]).items():
+        if not isinstance(program, str) or program not in values["files"]:
+            raise ManifestError(f"{file}: program {name!r} names {program}, which is not among the package's files")
     known = {key: values[key] for key in _TYPES if key != "notes"}
     exporter = values.get("exporter", EDGELM)
     if exporter not in (EDGELM, OPTIMUM):
         raise ManifestError(f"{file}: graphs of exporter {exporter!r} are not known to this edgelm; update it")
-    named = (*_TYPES, "format_version", "exporter", "cache", "encoder", "probes", "forms")
+    step = values.get("weight_bytes_per_step")
+    if step is not None and not (type(step) is int and step >= 0):
+        raise ManifestError(f"{file}: weight_bytes_per_step must be a count of bytes, not {step!r}; export it again")
+    named = {*_TYPES, *_OPTIONAL, _SEAL}
     extra = {key: value for key, value in values.items() if key not in named}
     cache = _read_part(values, "cache", CacheGeometry.from_manifest, file)
     encoder = _read_part(values, "encoder", EncoderFacts.from_manifest, file)
@@ -241,10 +312,18 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
         )
     probes = _read_part(values, "probes", partial(_probes, files=values["files"]), file) or {}
     forms = _read_part(values, "forms", partial(_forms, files=values["files"]), file) or {}
+    adapters = _read_part(values, "adapters", partial(_adapters, files=values["files"]), file) or {}
+    parts: dict[str, Any] = {
+        "cache": cache,
+        "encoder": encoder,
+        "weight_bytes_per_step": step,
+        "probes": probes,
+        "forms": forms,
+        "recorded_run": _read_part(values, "recorded_run", dict[str, Any], file) or {},
+        "adapters": adapters,
+    }
     notes = tuple(map(str, values["notes"]))
-    return Manifest(
-        **known, cache=cache, encoder=encoder, probes=probes, forms=forms, notes=notes, exporter=exporter, extra=extra
-    )
+    return Manifest(**known, **parts, notes=notes, exporter=exporter, extra=extra)
 
 
 Part = TypeVar("Part")
@@ -263,10 +342,10 @@ def _read_part(values: dict[str, Any], key: str, read: Callable[[Any], Part], fi
         raise ManifestError(f"{file}: {key!r} is not usable: {error}; export the package again") from error
 
 
-def _probes(values: dict[str, Any], files: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _probes(values: dict[str, Any], files: Mapping[str, Any], graph: str = PROBES) -> dict[str, dict[str, Any]]:
+    if values and graph not in files:
+        raise ValueError(f"{graph} is not among the package's files")
     for name, probe in values.items():
-        if name not in files:
-            raise ValueError(f"{name} is not among the package's files")
         if not isinstance(probe["operator"], str) or not isinstance(probe["tolerance"], float):
             raise TypeError(f"the operator or the tolerance of {name} is not usable")
     return values
@@ -276,10 +355,23 @@ def _forms(values: dict[str, Any], files: Mapping[str, Any]) -> dict[str, dict[s
     for device, form in values.items():
         if not isinstance(form["programs"], dict):
             raise TypeError(f"the programs for {device} are no object")
+        for name, program in cast("dict[str, Any]", form["programs"]).items():
+            if program not in files:
+                raise ValueError(
+                    f"program {name!r} for {device} names {program}, which is not among the package's files"
+                )
         if form["cache"] is not None:
             CacheGeometry.from_manifest(form["cache"])
-        _probes(form["probes"], files)
+        _probes(form["probes"], files, form_file(PROBES, device))
     return values
+
+
+def _adapters(values: dict[str, Any], files: Mapping[str, Any]) -> dict[str, KeptAdapter]:
+    adapters = {name: KeptAdapter.from_manifest(entry) for name, entry in values.items()}
+    for name, adapter in adapters.items():
+        if adapter.file not in files:
+            raise ValueError(f"the file of {name} is not among the package's files")
+    return adapters
 
 
 def _is_file_entry(entry: dict[str, Any]) -> bool:
@@ -288,7 +380,7 @@ def _is_file_entry(entry: dict[str, Any]) -> bool:
 
 def _inside(folder: Path, name: str) -> Path:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not path.parts:
+    if path.is_absolute() or ".." in path.parts or not path.parts or any(sign in name for sign in "\\:\0"):
         raise ManifestError(
             f"{folder}: the manifest names {name!r}, a path that leaves the package; it is not safe to open"
         )

@@ -32,6 +32,8 @@ class Provider:
         integer_products: whether there are kernels for products of integers whose input is rounded too.
         block_sums: whether the format with fractional zero points pays, whose inputs are longer by the sums of their blocks. On CUDA
             such a width is none that the kernel for single rows takes (a multiple of 8).
+        keeps_integers: whether there are known to be kernels for all blocks that a checkpoint's own integers may come in. Nobody has
+            tried 2 bits on CUDA.
         window_cache: whether the attention kernel drops what has left a layer's window.
         branches: whether a graph may decide what it runs. A captured CUDA graph cannot.
 
@@ -46,6 +48,7 @@ class Provider:
         pads: whether texts of different lengths may run together. On CPU padding costs what tokens cost, and texts of one length
             gain 1.2 times over texts alone.
         session_config: ONNX Runtime session configuration entries.
+        exact_products: more of them, for processors on which integer products overflow without (integer_products.py).
         plugin: the package of the index that brings it as a library, where it is not built into ONNX Runtime.
         device_memory: cache, ids and logits live in the memory of the device, and decode steps are captured.
         index: which device of its kind.
@@ -61,6 +64,7 @@ class Provider:
     accuracy_level: int = 4
     integer_products: bool = True
     block_sums: bool = True
+    keeps_integers: bool = True
     window_cache: bool = True
     branches: bool = True
     runs: tuple[str, ...] = ("cpu",)
@@ -68,6 +72,7 @@ class Provider:
     bucket_tokens: int = 256
     pads: bool = False
     session_config: Mapping[str, str] = field(default_factory=dict[str, str])
+    exact_products: Mapping[str, str] = field(default_factory=dict[str, str])
     plugin: str | None = None
     device_memory: bool = False
     index: int = 0
@@ -101,25 +106,26 @@ PROVIDERS: Mapping[str, Provider] = {
     "cpu": Provider(
         "cpu",
         "CPUExecutionProvider",
-        "pip install 'edgelm[cpu]'",
+        "pip install -U 'edgelm[cpu]'",
         runs=("cpu", "cuda"),
         session_config={
             # A sum and its norm fused into one take 7.5 times as long as apart (rows of 768, ONNX Runtime 1.31).
             "optimization.disable_specified_optimizers": "SkipLayerNormFusion",
-            # Products of uint8 and int8 overflow 16 bits on processors with AVX2 and no VNNI, and are off by a tenth without a word.
-            # There, and only there, this takes the exact kernel, 1.3 times slower.
-            "session.x64quantprecision": "1",
         },
+        # Without it, products of uint8 and int8 are off by a tenth with AVX2 and no VNNI, without a word. The kernel it takes is 1.3
+        # times slower there, and would be up to ten times slower with AMX.
+        exact_products={"session.x64quantprecision": "1"},
     ),
     "cuda": Provider(
         "cuda",
         "CUDAExecutionProvider",
-        "pip uninstall -y onnxruntime && pip install 'edgelm[cuda]'",
+        "pip uninstall -y onnxruntime && pip install -U 'edgelm[cuda]'",
         activation_dtype="float16",
         activation_dtypes=("float16", "bfloat16"),
         accuracy_level=0,
         integer_products=False,
         block_sums=False,
+        keeps_integers=False,
         window_cache=False,
         branches=False,
         runs=("cuda",),

@@ -1,69 +1,90 @@
-"""Choosing a token: float32 logits [vocab] in, one id out. Which processors run, in which order, and the draw."""
+"""Choosing a token: float32 logits [vocab] in, one id out. Which processors and filters run, in which order, and the draw."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import secrets
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from edgelm import filters, penalties
 from edgelm.constraints import something_left
 from edgelm.errors import GenerationError
+from edgelm.filters import Candidates, places
 from edgelm.generation_config import GenerationConfig
-from edgelm.logits import (
-    Logits,
-    Processor,
-    min_p,
-    repetition_penalty,
-    softmax_weights,
-    temperature,
-    top_k,
-    top_p,
-)
+from edgelm.logits import Logits, Processor
 
-# (field of GenerationConfig, factory of its processor). The order decides the meaning; it is the one of transformers'
-# `_get_logits_processor`: what stands before temperature changes which token is likeliest and so applies to greedy
-# decoding too; what stands after it only narrows a draw. The filters follow temperature, so that top_p and min_p judge
-# the distribution that is drawn from. A field at its default is switched off and costs nothing. What forbids and forces
-# tokens runs before all of these: constraints.py.
-PIPELINE: tuple[tuple[str, Callable[[Any], Processor]], ...] = (
-    ("repetition_penalty", repetition_penalty),
-    ("temperature", temperature),
-    ("top_k", top_k),
-    ("top_p", top_p),
-    ("min_p", min_p),
+# A factory, and the names of what it takes: fields of GenerationConfig, or `vocab_size` or `uniform`, a source of draws.
+# It runs where the first field differs from its default; a field at its default costs nothing.
+Stage: TypeAlias = tuple[Callable[..., Any], tuple[str, ...]]
+
+# The order decides the meaning; it is the one of transformers' `_get_logits_processor`, and llama.cpp's for what only that has.
+#
+# First what changes which token is likeliest, and so applies to greedy decoding and to beams too. A bias is part of what the
+# model says, so penalties scale it. Penalties that subtract follow the one that multiplies, which asks for a logit's sign.
+PROCESSORS: tuple[Stage, ...] = (
+    (penalties.logit_bias, ("logit_bias", "vocab_size")),
+    (penalties.repetition_penalty, ("repetition_penalty", "penalty_window")),
+    (penalties.frequency_penalty, ("frequency_penalty", "penalty_window")),
+    (penalties.presence_penalty, ("presence_penalty", "penalty_window")),
+    (penalties.dry, ("dry_multiplier", "dry_base", "dry_allowed_length", "dry_window", "dry_sequence_breakers")),
+)
+# Then constraints.py, which forbids and forces: no penalty may undo that. Then the caller's own processors, which see all of it.
+#
+# Last what only narrows a draw. Temperature comes first, so that filters judge the distribution that is drawn from.
+# top_n_sigma measures the spread of all tokens, so it comes before the filters that cut them down; the cheap and coarse top_k is
+# next. xtc removes the likeliest, and must not make room for what the others would have removed. dynamic_temperature
+# asks how sure the model is among what is left.
+FILTERS: tuple[Stage, ...] = (
+    (filters.temperature, ("temperature", "dynatemp_range")),
+    (filters.top_n_sigma, ("top_n_sigma",)),
+    (filters.top_k, ("top_k",)),
+    (filters.top_p, ("top_p",)),
+    (filters.min_p, ("min_p",)),
+    (filters.typical_p, ("typical_p",)),
+    (filters.epsilon_cutoff, ("epsilon_cutoff",)),
+    (filters.eta_cutoff, ("eta_cutoff",)),
+    (filters.xtc, ("xtc_probability", "xtc_threshold", "uniform")),
+    (filters.dynamic_temperature, ("dynatemp_range", "temperature", "dynatemp_exponent")),
 )
 
 _BLOCK = 256
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(GenerationConfig)}
 
 
 class Sampler:
     """Chooses the tokens of one generation; make a new one for each sequence.
 
     The i-th draw depends on the seed, the sequence's number and i alone (Philox, a counter-based generator), never on
-    what shares a batch.
+    what shares a batch. What a filter draws comes from a stream of its own.
     """
 
     def __init__(
         self, config: GenerationConfig, vocab_size: int, constraints: Sequence[Processor] = (), number: int = 0
     ) -> None:
-        """Makes the processors.
+        """Makes the processors and filters.
 
         Args:
             config: the settings.
             vocab_size: how many logits there will be.
             constraints: what forbids and forces tokens in this sequence.
             number: tells sequences apart that are drawn for one prompt.
+
+        Raises:
+            InvalidOption: an id that the vocabulary does not have.
         """
         self._greedy = config.temperature == 0
-        checked = [*constraints, something_left] if constraints else []
-        self._processors = checked + processors(config, drawing=not self._greedy)
+        changes = processors(config, vocab_size, constraints)
+        self._processors = [*changes, something_left] if changes else []
+        key = (secrets.randbits(64) if config.seed is None else config.seed) + (number << 64)
+        self._uniform = uniform_stream(key, 0)
+        self._filters = [] if self._greedy else _stages(FILTERS, config, {"uniform": uniform_stream(key, 1)})
+        self._draw = Mirostat(config.mirostat_tau, config.mirostat_eta) if config.mirostat_tau else draw
         self._buffer = np.empty(vocab_size, np.float32)
-        seed = secrets.randbits(64) if config.seed is None else config.seed
-        self._bits = np.random.Philox(key=seed + (number << 64))
 
     def __call__(self, ids: Sequence[int], logits: Logits) -> int:
         """Choose the next token.
@@ -73,32 +94,60 @@ class Sampler:
             logits: float32 [vocab]; left unchanged.
 
         Raises:
-            GenerationError: the logits hold NaN or infinity, or not one finite value; or the constraints forbid them all.
+            GenerationError: the logits hold NaN or infinity, or not one finite value; or the settings forbid them all.
         """
         best = int(logits.argmax())  # NaN counts as the highest, so one look finds it
         require_finite(logits[best], len(ids))
-        if self._processors:
+        if self._processors or self._filters:
             np.copyto(self._buffer, logits)
             logits = self._buffer
-            for process in self._processors:
-                logits = process(ids, logits)
-        elif self._greedy:
-            return best
-        return int(logits.argmax()) if self._greedy else _draw(logits, self._uniform())
+        for process in self._processors:
+            logits = process(ids, logits)
+        if self._greedy:
+            return int(logits.argmax()) if self._processors else best
+        left = Candidates(logits)
+        for narrow in self._filters:
+            left = narrow(left)
+        return left.token(self._draw(left, self._uniform()))
 
-    def _uniform(self) -> float:
-        # The upper 53 bits of 64 are all a float64 in [0, 1) can hold.
-        return (int(self._bits.random_raw()) >> 11) * 2.0**-53
+
+class Mirostat:
+    """Draws with a surprise that stays near `tau` bits (mirostat 2, arXiv 2007.14966, algorithm 2), as llama.cpp does.
+
+    Tokens with a surprise above mu go, all but the likeliest. What is left sums to 1 again, one is drawn, and mu moves by `eta` times
+    the difference of its surprise from `tau`. mu begins at 2 * tau.
+    """
+
+    def __init__(self, tau: float, eta: float) -> None:
+        self._tau, self._eta = tau, eta
+        self.mu = 2 * tau
+
+    def __call__(self, left: Candidates, uniform: float) -> int:
+        """The place of the drawn one, by a number from [0, 1)."""
+        weights = left.weights
+        at = places(weights >= min(left.total * 2.0**-self.mu, float(weights.max())))
+        kept = left.keep(at)
+        place = int(at[draw(kept, uniform)])
+        self.mu -= self._eta * (math.log2(kept.total / float(weights[place])) - self._tau)
+        return place
 
 
-def processors(config: GenerationConfig, *, drawing: bool) -> list[Processor]:
-    """The stages of PIPELINE that are switched on; without a draw, only those that change which token is likeliest."""
-    stages = PIPELINE
-    if not drawing:
-        stages = stages[: [name for name, _ in stages].index("temperature")]
-    default = {f.name: f.default for f in dataclasses.fields(config)}
-    chosen = [(factory, getattr(config, name)) for name, factory in stages if getattr(config, name) != default[name]]
-    return [factory(value) for factory, value in chosen]
+def processors(config: GenerationConfig, vocab_size: int, constraints: Sequence[Processor]) -> list[Processor]:
+    """What changes the logits of one sequence before one is chosen: PROCESSORS, its constraints, and the caller's own.
+
+    Raises:
+        InvalidOption: an id that the vocabulary does not have.
+    """
+    known = _stages(PROCESSORS, config, {"vocab_size": vocab_size})
+    own = [_checked(process, place) for place, process in enumerate(config.logits_processors)]
+    return [*known, *constraints, *own]
+
+
+def uniform_stream(key: int, stream: int) -> Callable[[], float]:
+    """Numbers from [0, 1): the i-th depends on the key (128 bits), the stream and i alone."""
+    bits = np.random.Philox(key=key, counter=stream << 128)
+    # The upper 53 bits of 64 are all a float64 in [0, 1) can hold.
+    return lambda: (int(bits.random_raw()) >> 11) * 2.0**-53
 
 
 def require_finite(highest: float | np.float32, length: int) -> None:
@@ -114,16 +163,35 @@ def require_finite(highest: float | np.float32, length: int) -> None:
         )
 
 
-def _draw(logits: Logits, uniform: float) -> int:
-    """The id at which the cumulated probability first exceeds `uniform`, which lies in [0, 1)."""
-    weights, index = softmax_weights(logits)
-    # A running sum of the whole vocabulary costs milliseconds: find the block first, then the place inside it.
-    blocks = np.cumsum(np.add.reduceat(weights, np.arange(0, weights.size, _BLOCK)), dtype=np.float64)
-    target = uniform * float(blocks[-1])
-    block = int(np.searchsorted(blocks, target, side="right"))
-    before = float(blocks[block - 1]) if block else 0.0
-    inside = np.cumsum(weights[block * _BLOCK : (block + 1) * _BLOCK], dtype=np.float64)
+def draw(left: Candidates, uniform: float) -> int:
+    """The place at which the cumulated probability first exceeds `uniform`, which lies in [0, 1)."""
+    weights, begin, before, total = left.weights, 0, 0.0, 0.0
+    if weights.size > _BLOCK:
+        # A running sum of the whole vocabulary costs milliseconds: find the block first, then the place inside it.
+        blocks = np.add.reduceat(weights, np.arange(0, weights.size, _BLOCK)).cumsum(dtype=np.float64)
+        total = float(blocks[-1])
+        block = int(blocks.searchsorted(uniform * total, side="right"))
+        begin, before = block * _BLOCK, float(blocks[block - 1]) if block else 0.0
+    inside = weights[begin : begin + _BLOCK].cumsum(dtype=np.float64)
+    target = uniform * (total or float(inside[-1])) - before
     # The two sums round differently, so the target may lie a hair past the end: the last token that can be drawn.
-    place = int(np.searchsorted(inside, min(target - before, np.nextafter(inside[-1], 0.0)), side="right"))
-    place += block * _BLOCK
-    return place if index is None else int(index[place])
+    return begin + int(inside.searchsorted(min(target, math.nextafter(float(inside[-1]), 0.0)), side="right"))
+
+
+def _stages(stages: Sequence[Stage], config: GenerationConfig, extra: Mapping[str, Any]) -> list[Any]:
+    values = {**vars(config), **extra}
+    chosen = [(make, names) for make, names in stages if values[names[0]] != _DEFAULTS[names[0]]]
+    return [make(*[values[name] for name in names]) for make, names in chosen]
+
+
+def _checked(process: Processor, place: int) -> Processor:
+    """The caller's own processor, whose result is looked at."""
+
+    def checked(ids: Sequence[int], logits: Logits) -> Logits:
+        size, made = logits.size, np.asarray(process(ids, logits))
+        if made.dtype != np.float32 or made.shape != (size,):
+            what = f"{made.dtype} {list(made.shape)}"
+            raise GenerationError(f"logits_processors[{place}] returned {what}, but must return float32 [{size}]")
+        return made
+
+    return checked

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-Logits = NDArray[np.float32]
+from edgelm.protocols import Logits, Rows
 
 
 @dataclass(frozen=True)
@@ -31,37 +28,6 @@ class Search(Protocol):
         ...
 
 
-class Rows(Protocol):
-    """What a search needs of a decoder, which is the one of decode.py or anything that does the same."""
-
-    @property
-    def vocab_size(self) -> int:
-        """How many logits a token has."""
-        ...
-
-    @property
-    def limit(self) -> int:
-        """Most positions a row may take."""
-        ...
-
-    def start(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, Logits]]:
-        """Feeds every row its prompt; gives (row, logits [vocab_size] after its last token) as they are done."""
-        ...
-
-    def step(self, ids: Sequence[int]) -> Logits:
-        """Feeds one token a row; gives the logits [rows, vocab_size], valid until the next step."""
-        ...
-
-    @property
-    def log_probabilities(self) -> Logits | None:
-        """Those of the logits that `step` gave last, if the program computes them, which it does faster than anything here."""
-        ...
-
-    def reorder(self, parents: Sequence[int]) -> None:
-        """Row i goes on from where row parents[i] is; there may be fewer rows than before, or more."""
-        ...
-
-
 AnySearch = TypeVar("AnySearch", bound=Search)
 
 
@@ -74,6 +40,46 @@ class _Active(Generic[AnySearch]):
     choice: Choice
 
 
+class Batch(Generic[AnySearch]):
+    """Searches under way on the rows of one decoder, of any kinds and at any place in their texts."""
+
+    def __init__(self, decoder: Rows) -> None:
+        self._decoder = decoder
+        self._active: list[_Active[AnySearch]] = []
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._active)
+
+    def begin(self, search: AnySearch, row: int, logits: Logits) -> None:
+        """A search goes on from a row that was fed its prompt, with the logits [vocab_size] after that; others may, too."""
+        self._active.append(_Active(search, row, search.accept(logits[None])))
+
+    def step(self) -> Iterator[AnySearch]:
+        """One decode step of all, each search given back once it has chosen; rows that nobody goes on with are gone then."""
+        choices = [(one.first, one.choice) for one in self._active]
+        self._decoder.reorder([first + parent for first, choice in choices for parent in choice.parents])
+        logits = self._decoder.step([token for _, choice in choices for token in choice.tokens])
+        log_probabilities, end = self._decoder.log_probabilities, 0
+        for one in self._active:
+            one.first, end = end, end + len(one.choice.tokens)
+            told = None if log_probabilities is None else log_probabilities[one.first : end]
+            one.choice = one.search.accept(logits[one.first : end], told)
+            yield one.search
+
+    def leave(self, gone: Collection[AnySearch] = ()) -> list[tuple[AnySearch, int]]:
+        """Ends what is over, and what is `gone` whether it is over or not; gives each with its first row, there until `step`."""
+        left: list[tuple[AnySearch, int]] = []
+        for position in reversed(range(len(self._active))):
+            one = self._active[position]
+            if one.choice.tokens and one.search not in gone:
+                continue
+            left.append((one.search, one.first))
+            self._active[position] = self._active[-1]  # so that only the last one's rows move
+            self._active.pop()
+        return left
+
+
 def run(
     decoder: Rows, prompts: Sequence[Sequence[int]], searches: Sequence[Sequence[AnySearch]]
 ) -> Iterator[AnySearch]:
@@ -81,23 +87,12 @@ def run(
 
     Yields a search each time it has chosen. One that is over leaves the batch, and the last one takes its rows.
     """
-    active: list[_Active[AnySearch]] = []
+    batch: Batch[AnySearch] = Batch(decoder)
     for row, logits in decoder.start(prompts):
         for search in searches[row]:
-            active.append(_Active(search, row, search.accept(logits[None])))
+            batch.begin(search, row, logits)
             yield search
-    while True:
-        for position in reversed(range(len(active))):
-            if not active[position].choice.tokens:
-                active[position] = active[-1]
-                active.pop()
-        if not active:
-            return
-        decoder.reorder([one.first + parent for one in active for parent in one.choice.parents])
-        logits = decoder.step([token for one in active for token in one.choice.tokens])
-        log_probabilities, end = decoder.log_probabilities, 0
-        for one in active:
-            one.first, end = end, end + len(one.choice.tokens)
-            told = None if log_probabilities is None else log_probabilities[one.first : end]
-            one.choice = one.search.accept(logits[one.first : end], told)
-            yield one.search
+    batch.leave()
+    while batch:
+        yield from batch.step()
+        batch.leave()

@@ -7,6 +7,7 @@ import itertools
 import math
 import mmap
 import re
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.cuda import HOST_DTYPES, DeviceArray, DeviceMemory, preload
+from edgelm.cuda import DeviceArray, DeviceMemory, host_dtype, preload
 from edgelm.errors import OutOfDeviceMemory, ProviderError
+from edgelm.integer_products import products_overflow
 from edgelm.providers import Provider, missing, plugin_devices
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class HostMemory:
 
     def empty(self, shape: Sequence[int], dtype: str, *, sparse: bool = False) -> NDArray[Any]:
         """A zeroed array; bfloat16, which NumPy lacks, as uint16."""
-        return (sparse_buffer if sparse else buffer)(tuple(shape), HOST_DTYPES.get(dtype, dtype))
+        return (sparse_buffer if sparse else buffer)(tuple(shape), host_dtype(dtype))
 
 
 HOST_MEMORY = HostMemory()
@@ -53,15 +55,26 @@ class Program:
     Attributes:
         memory: where what it reads and writes in place lives.
         captures: whether bindings may be captured as CUDA graphs and replayed.
+        session: ONNX Runtime's.
+        bound_seconds: time spent so far in runs on bound buffers.
     """
 
-    def __init__(self, path: Path, provider: Provider, threads: int | None = None, *, capture: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        provider: Provider,
+        threads: int | None = None,
+        graph: bytes | None = None,
+        *,
+        capture: bool = False,
+    ) -> None:
         """Loads the graph.
 
         Args:
             path: the .onnx file.
             provider: where it runs.
             threads: threads inside an operator; None leaves the choice to ONNX Runtime (one a physical core).
+            graph: what to load instead of the file; its weights still lie beside it.
             capture: capture bindings where the provider can and every node of the graph allows it.
 
         Raises:
@@ -70,13 +83,14 @@ class Program:
         """
         self.provider = provider
         self.memory: Memory = DeviceMemory(provider.index) if provider.device_memory else HOST_MEMORY
+        self.bound_seconds = 0.0
         self.captures = capture and provider.device_memory
         self._numbers = itertools.count(1)
         try:
-            self.session = _session(path, provider, threads, capture=self.captures)
+            self.session = _session(path, provider, threads, graph, capture=self.captures)
         except _NotCapturable:
             self.captures = False
-            self.session = _session(path, provider, threads, capture=False)
+            self.session = _session(path, provider, threads, graph, capture=False)
         ports = [*self.session.get_inputs(), *self.session.get_outputs()]
         self.types = {port.name: str(port.type) for port in ports}
 
@@ -86,9 +100,19 @@ class Program:
         return [port.name for port in self.session.get_inputs()]
 
     @property
+    def input_shapes(self) -> dict[str, list[Any]]:
+        """Their shapes, by name; a dimension that is free is text."""
+        return {port.name: port.shape for port in self.session.get_inputs()}
+
+    @property
     def outputs(self) -> list[str]:
         """Names of what the graph gives."""
         return [port.name for port in self.session.get_outputs()]
+
+    def columns(self, output: str) -> int | None:
+        """Length of an output's last axis, where ONNX Runtime knows it before it runs."""
+        shape = next(port.shape for port in self.session.get_outputs() if port.name == output)
+        return shape[-1] if isinstance(shape[-1], int) else None
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Those outputs of the graph, in memory of their own; several threads may run at once."""
@@ -178,6 +202,7 @@ class Binding:
 
     def run(self) -> None:
         """Executes the program on what is bound; outputs land in their buffers."""
+        start = time.perf_counter()
         for device, array in self._sent:
             device[...] = array
         for name in self._bound_again:
@@ -185,6 +210,7 @@ class Binding:
         self._program.run_bound(self._io, self._options)
         for device, array in self._fetched:
             device.into(array)
+        self._program.bound_seconds += time.perf_counter() - start
 
     def _placed(self, array: Array) -> Array:
         """The array as the program reads it."""
@@ -207,14 +233,21 @@ class _NotCapturable(Exception):
     """A graph has nodes that a CUDA graph cannot hold."""
 
 
-def _session(path: Path, provider: Provider, threads: int | None, *, capture: bool) -> onnxruntime.InferenceSession:
+def _session(
+    path: Path, provider: Provider, threads: int | None, graph: bytes | None, *, capture: bool
+) -> onnxruntime.InferenceSession:
     import onnxruntime  # lazy, so that `import edgelm` stays light
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
-    for key, entry in provider.session_config.items():
+    config = dict(provider.session_config)
+    if provider.exact_products and products_overflow(provider.ort_name):
+        config.update(provider.exact_products)
+    if graph is not None:
+        config["session.model_external_initializers_file_folder_path"] = str(path.parent)
+    for key, entry in config.items():
         options.add_session_config_entry(key, entry)
     settings = dict(provider.options)
     if provider.device_memory:
@@ -223,8 +256,9 @@ def _session(path: Path, provider: Provider, threads: int | None, *, capture: bo
     try:
         if provider.plugin is not None:
             options.add_provider_for_devices([plugin_devices(provider)[provider.index]], settings)
-            return onnxruntime.InferenceSession(str(path), options)
-        session = onnxruntime.InferenceSession(str(path), options, providers=[(provider.ort_name, settings)])
+            return onnxruntime.InferenceSession(graph or str(path), options)
+        found = [(provider.ort_name, settings)]
+        session = onnxruntime.InferenceSession(graph or str(path), options, providers=found)
     except Exception as error:  # ONNX Runtime raises bare and undocumented types
         if capture and "graph capture" in str(error):
             raise _NotCapturable from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -29,6 +29,8 @@ ENCODER_ATTENTION_MASK = "encoder_attention_mask"  # int64 [sources, source]: 1 
 
 KINDS = ("key", "value")
 
+_LORA_A, _LORA_B = "lora_A", "lora_B"
+
 _ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 # Of a layer's cache, and of the number of layers: far above any model's, and a manifest cannot make a reader allocate more.
@@ -51,6 +53,21 @@ def cross(layer: int, kind: str) -> str:
     An output of the encoder, computed once, and an input of the decoder.
     """
     return f"cross_key_values.{layer}.{kind}"
+
+
+def lora_a(projection: str) -> str:
+    """Name of the first factor of what an adapter adds to a projection, [in_features, rank]; the rank may be 0."""
+    return f"{projection}.{_LORA_A}"
+
+
+def lora_b(projection: str) -> str:
+    """Name of the second one, [rank, out_features]; the adapter's scale is in it."""
+    return f"{projection}.{_LORA_B}"
+
+
+def adapted_projections(names: Iterable[str]) -> list[str]:
+    """The projections that adapters may change, of a program that takes inputs of these names."""
+    return [name.removesuffix(f".{_LORA_A}") for name in names if name.endswith(f".{_LORA_A}")]
 
 
 @dataclass(frozen=True)
@@ -187,6 +204,13 @@ def cache_port(name: str, cache: CacheGeometry, i: int) -> Port:
     layer = cache.layers[i]
     length = "max_length" if layer.window is None else f"window_{layer.window}"
     return Port(name, cache.dtype, ("batch", layer.num_key_value_heads, length, layer.head_dim))
+
+
+def adapter_ports(projection: str, in_features: int, out_features: int, dtype: str) -> tuple[Port, Port]:
+    """What a projection takes from an adapter: x @ lora_A @ lora_B is added to its output. Each has a rank of its own."""
+    rank = f"{projection}.rank"
+    a, b = Port(lora_a(projection), dtype, (in_features, rank)), Port(lora_b(projection), dtype, (rank, out_features))
+    return a, b
 
 
 def encoder_inputs(*, token_types: bool, positions: bool) -> list[Port]:

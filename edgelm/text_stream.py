@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 # WordPiece "cleanup" works inside one token, transformers' clean_up_tokenization_spaces on the whole text.
 _WORDPIECE_CLEANUP = (
@@ -61,7 +61,7 @@ def build_stages(decoder: Mapping[str, Any] | None) -> list[Stage] | None:
         return [_Spaced()]
     stages: list[Stage] = []
     fused = False  # from here on the library sees one single piece: the text
-    for spec in _flatten(decoder):
+    for spec in flatten_decoder(decoder):
         try:
             stage = _text_stage(spec) if fused else _token_stage(spec)
         except KeyError:
@@ -73,10 +73,11 @@ def build_stages(decoder: Mapping[str, Any] | None) -> list[Stage] | None:
     return stages
 
 
-def _flatten(decoder: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def flatten_decoder(decoder: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The components of a decoder, in their order."""
     if decoder.get("type") != "Sequence":
         return [decoder]
-    return [spec for member in decoder["decoders"] for spec in _flatten(member)]
+    return [spec for member in decoder["decoders"] for spec in flatten_decoder(member)]
 
 
 def _token_stage(spec: Mapping[str, Any]) -> Stage | None:
@@ -179,6 +180,14 @@ def _byte_alphabet() -> dict[str, int]:
 _BYTES: Mapping[str, int] = _byte_alphabet()
 
 
+def byte_level(token: str) -> bytes:
+    """The bytes of a token of byte-level BPE."""
+    try:
+        return bytes([_BYTES[character] for character in token])
+    except KeyError:  # an added token written in plain text
+        return token.encode()
+
+
 class _ByteLevel:
     """Byte-level BPE: tokens are bytes; a character is settled with its last byte."""
 
@@ -186,11 +195,7 @@ class _ByteLevel:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, piece: str) -> Iterable[str]:
-        try:
-            raw = bytes([_BYTES[character] for character in piece])
-        except KeyError:  # an added token written in plain text
-            raw = piece.encode()
-        return (self._decoder.decode(raw),)
+        return (self._decoder.decode(byte_level(piece)),)
 
     def finish(self) -> Iterable[str]:
         return (self._decoder.decode(b"", final=True),)
@@ -203,7 +208,7 @@ class _ByteFallback:
         self._run = bytearray()
 
     def push(self, piece: str) -> Iterable[str]:
-        if found := _BYTE_TOKEN.fullmatch(piece):
+        if found := BYTE_TOKEN.fullmatch(piece):
             self._run.append(int(found[1], 16))
             return ()
         return (*self.finish(), piece) if self._run else (piece,)

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm import generation
-from edgelm.errors import ContextOverflow, InvalidOption, ManifestError
+from edgelm.errors import ContextOverflow, InvalidOption
 from edgelm.generation import Chunk, Generation, Request
 from edgelm.generation_config import GenerationConfig
 from edgelm.languages import Languages
 from edgelm.loading import device_facts, length_limit, load_encoder, load_program
+from edgelm.logprobs import log_probabilities
 from edgelm.package import Package
 from edgelm.providers import Provider
 from edgelm.rows import DECODER, ENCODER, seq2seq
@@ -52,13 +53,7 @@ class Seq2SeqModel:
             package.path, self.tokenizer, manifest.architecture, manifest.vocab_size, manifest.generation
         )
         self.defaults = GenerationConfig.from_checkpoint(manifest.generation, start_tokens=1)
-        start = manifest.generation.get("decoder_start_token_id", manifest.generation.get("bos_token_id"))
-        if not isinstance(start, int) or not 0 <= start < manifest.vocab_size:
-            raise ManifestError(
-                f"{package.path}: decoder_start_token_id {start!r} is no token; correct the checkpoint's "
-                "generation_config.json and export it again"
-            )
-        self._start = start
+        self._start = manifest.start_token
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -142,9 +137,7 @@ class Seq2SeqModel:
         config, start = self._settings(target_lang, {})
         forced = config.forced_bos_token_id
         wanted = self._target(target, target_lang, forced)
-        logits = self.logits(ids, [start, *wanted[:-1]]).astype(np.float64)
-        logits -= logits.max(-1, keepdims=True)
-        chosen = logits[np.arange(len(wanted)), wanted] - np.log(np.exp(logits).sum(-1))
+        (chosen,) = log_probabilities(wanted, [self.logits(ids, [start, *wanted[:-1]])])
         return float(chosen[forced is not None :].sum())
 
     def _target(self, target: Source, target_lang: str | None, forced: int | None) -> list[int]:
@@ -164,7 +157,10 @@ class Seq2SeqModel:
         """Generation settings, and the token that targets start with."""
         forced, start = self._languages.beginning(target_lang)
         given = options if forced is None else {"forced_bos_token_id": forced, **options}
-        return self.defaults.replace(**given), self._start if start is None else start
+        config = self.defaults.replace(**given)
+        if config.echo:
+            raise InvalidOption("echo is for decoders: what an encoder-decoder writes does not begin with its source")
+        return config, self._start if start is None else start
 
     def _encode(self, source: Source, index: int, source_lang: str | None, target_lang: str | None) -> list[int]:
         if not isinstance(source, str):

@@ -7,17 +7,22 @@ a tokenizer.json. (transformers 4 let them overrule the post-processor for its L
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edgelm.errors import InvalidOption, ManifestError
 from edgelm.text_stream import TEXT_CLEANUP, ReplaceText, Stage, TextStream, WholeText, build_stages
+from edgelm.token_bytes import TokenBytes, token_bytes
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from tokenizers import Tokenizer as Backend
+
+    from edgelm.grammar import Vocabulary
 
 
 Text = str | tuple[str, str]
@@ -79,8 +84,9 @@ class Tokenizer:
         """
         try:
             return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
-        except TypeError as error:
-            raise _half_pair([text], error) from error
+        except BaseException as error:
+            _explain([text], error)
+            raise
 
     def encode_batch(self, texts: Sequence[Text], *, offsets: bool = True) -> list[Encoding]:
         """Texts, or pairs of them, with everything the tokenizers library knows about their tokens.
@@ -95,9 +101,9 @@ class Tokenizer:
         encode = self._backend.encode_batch if offsets else self._backend.encode_batch_fast
         try:
             return encode(list(texts), add_special_tokens=True)
-        except TypeError as error:
-            parts = [part for text in texts for part in ([text] if isinstance(text, str) else text)]
-            raise _half_pair(parts, error) from error
+        except BaseException as error:
+            _explain([part for text in texts for part in ([text] if isinstance(text, str) else text)], error)
+            raise
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of ids; ids without a token (a model's padded rows) give nothing.
@@ -118,9 +124,37 @@ class Tokenizer:
         """A fresh stream that decodes one id at a time to the same text as `decode`."""
         stages: list[Stage] | None = build_stages(self._decoder)
         if stages is None:
-            stages = [WholeText(lambda tokens: self._backend.decoder.decode(tokens))]
+            stages = [WholeText(self._decode_tokens)]
         stages += [ReplaceText(old, new) for old, new in self._cleanup]
         return TextStream(self._token_of(skip_special_tokens), stages)
+
+    def verbatim(self) -> Tokenizer:
+        """The same without clean-up of spaces: a text is that of its tokens and nothing else."""
+        other = copy.copy(self)
+        other._cleanup = ()
+        return other
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What grammars are compiled for; made at first use, which takes up to a second or two.
+
+        Raises:
+            GenerationError: llguidance is not installed, or the tokens have no text of their own.
+        """
+        from edgelm.grammar import Vocabulary
+
+        names = {token_id: self.token(token_id) or "" for token_id in self.special_ids}
+        return Vocabulary(self.token_bytes(), names)
+
+    def token_bytes(self) -> TokenBytes:
+        """What each token adds to a text, special ones included.
+
+        Raises:
+            GenerationError: the decoder looks at more than one token at a time.
+        """
+        count = max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1  # ids may leave gaps
+        tokens = [self._backend.id_to_token(i) for i in range(count)]
+        return token_bytes(self._decoder, self._decode_tokens, tokens)
 
     def spans(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
         """The text of ids, and where in it each stands without the spaces around it; special tokens have no text."""
@@ -152,21 +186,60 @@ class Tokenizer:
         """The token as the vocabulary spells it."""
         return self._backend.id_to_token(token_id)
 
+    def _decode_tokens(self, tokens: list[str]) -> str:
+        # Without a decoder the library puts spaces between tokens.
+        return " ".join(tokens) if self._backend.decoder is None else self._backend.decoder.decode(tokens)
+
+    def ids_with(self, words: Sequence[str | int]) -> tuple[int, ...]:
+        """Ids of the tokens whose text holds one of these texts, and ids as they are; ascending.
+
+        Raises:
+            InvalidOption: a text that no token holds.
+        """
+        found = {word for word in words if isinstance(word, int)}
+        for word in words:
+            if isinstance(word, str):
+                ids = [token_id for token_id, text in enumerate(self._texts) if word in text]
+                if not ids:
+                    raise InvalidOption(f"no token of the vocabulary holds {word!r}; give a shorter text, or token ids")
+                found.update(ids)
+        return tuple(sorted(found))
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        """The text of each token by itself. One that stands for a space is that, though a text does not begin with it."""
+        texts = self._backend.decode_batch([[i] for i in range(self.vocab_size)], skip_special_tokens=False)
+        spelled = [self.token(token_id) or "" for token_id in range(self.vocab_size)]
+        return [" " + text if token.startswith("\u2581") else text for token, text in zip(spelled, texts, strict=True)]
+
     def _token_of(self, skip_special_tokens: bool) -> Callable[[int], str | None]:
         lookup, hidden = self._backend.id_to_token, self.special_ids if skip_special_tokens else frozenset[int]()
         return lambda token_id: None if token_id in hidden else lookup(token_id)
 
 
-def _half_pair(texts: Sequence[str], error: TypeError) -> Exception:
-    """What to say of texts that Rust cannot take as Unicode; the error itself where that is not the reason."""
-    for text in texts:
+def _explain(texts: Sequence[str], error: BaseException) -> None:
+    """Raises what can be said of texts that the tokenizers library does not encode; nothing where the error says it all.
+
+    Raises:
+        InvalidOption: one of them is no Unicode text.
+        ManifestError: the library gives up on what tokenizer.json says.
+    """
+    for text in texts if isinstance(error, TypeError) else ():
         half = next((i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
         if half is not None:
-            return InvalidOption(
+            raise InvalidOption(
                 f"the text holds half a surrogate pair (U+{ord(text[half]):04X}) at position {half}; "
                 "decode your input as UTF-8 (or with errors='replace')"
-            )
-    return error
+            ) from error
+    if type(error) is Exception or _is_panic(error):
+        raise ManifestError(
+            f"tokenizer.json contradicts itself, so this text cannot be encoded ({error}); export the model again"
+        ) from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether it is a panic of Rust, which arrives as PanicException: no Exception, and without an importable name."""
+    return type(error).__name__ == "PanicException"
 
 
 def read_tokenizer_config(folder: Path) -> dict[str, Any]:
@@ -204,8 +277,7 @@ def _parse(text: str, path: Path) -> Backend:
     try:
         return Backend.from_str(text)
     except BaseException as error:
-        # A Rust panic arrives as PanicException, which is no Exception and has no importable name.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not isinstance(error, Exception) and not _is_panic(error):
             raise
         raise ManifestError(f"{path} is no tokenizer ({error}); export the model again") from error
 

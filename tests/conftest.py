@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import edgelm
+from edgelm import home
 from edgelm.text_generation import DecoderModel
 from tests.architectures.random_checkpoints import random_tensors, write_checkpoint
 from tests.architectures.random_configs import base_config
@@ -15,6 +17,15 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<s>assistant: {% endif %}"
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def answers_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where operators' answers are remembered: not in the user's cache, so that each run of the tests asks anew."""
+    folder = tmp_path_factory.mktemp("answers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(home, "answers_folder", lambda: folder)
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,8 @@ EXPORTER = ROOT / "export" / "edgelm_export"
 ARCHITECTURES = EXPORTER / "architectures"
 
 RUNTIME_MAY_IMPORT = {"click", "edgelm", "jinja2", "numpy", "onnxruntime", "tokenizers"} | sys.stdlib_module_names
-# The exporter, and the progress bars that come with its extra: never at import, for they may not be installed.
-LAZILY = {"edgelm_export", "rich"}
+# The exporter, the progress bars that come with its extra, and grammars: never at import, for they may not be installed.
+LAZILY = {"edgelm_export", "llguidance", "rich"}
 FRAMEWORKS = {"optimum", "torch", "transformers"}
 
 # Put together from parts, so that this file does not contain what it looks for.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 import click
 
 from edgelm import __version__
 from edgelm.errors import EdgeLMError
 
-_COMMANDS = ("export", "run", "inspect", "models")
+_COMMANDS = ("export", "run", "chat", "bench", "inspect", "verify", "doctor", "models")
 
 
 class _Commands(click.Group):
@@ -41,8 +43,14 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `edgelm` command."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         cli.main(args=list(arguments) if arguments is not None else None, standalone_mode=True)
     except BrokenPipeError:  # `edgelm run ... | head` closes our output early, which is not an error
         sys.stderr.close()
         sys.exit(0)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """Ends as an error does, so that what is half-written is removed."""
+    sys.exit(128 + number)

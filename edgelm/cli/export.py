@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import click
 from edgelm.api import exporter
 from edgelm.cli.facts import package_facts
 from edgelm.package import Package
+from edgelm.quality_card import screen
 
 
 @click.command()
@@ -22,7 +22,9 @@ from edgelm.package import Package
 )
 @click.option(
     "--precision",
-    help="fp32, fp16, int8, int8-plain, int4, or int4-plain (round to nearest). [default: int4, of encoders int8]",
+    help="fp32, fp16, int8, int8-plain, int4, int4-plain (round to nearest), keep (the checkpoint's own numbers, integers as they "
+    "are), or keep-fast (its integers; what is float becomes int8). [default: keep-fast for checkpoints stored as integers, else "
+    "int4, of encoders int8]",
 )
 @click.option("--block-size", type=int, help="Weights that share a scale: a power of two from 16.")
 @click.option("--context-length", type=int, help="Longest context to support. [default: the checkpoint's]")
@@ -37,6 +39,37 @@ from edgelm.package import Package
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option("--offline", is_flag=True, help="Use only what is on disk already.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="File of glob -> format rules, instead of --precision.")
+@click.option(
+    "--max-kld",
+    type=float,
+    help="Mean KL divergence to keep, in nats: the formats are chosen for it, at the fewest bytes.",
+)
+@click.option(
+    "--target-size", help="Size to keep, such as 100MB: the formats are chosen for it, at the least divergence."
+)
+@click.option(
+    "--write-recipe", type=click.Path(path_type=Path), help="File for the formats chosen, which --recipe reads."
+)
+@click.option(
+    "--calibration-text",
+    type=click.Path(path_type=Path),
+    help="UTF-8 text to calibrate with, instead of the built-in one.",
+)
+@click.option(
+    "--eval-text",
+    type=click.Path(path_type=Path),
+    help="UTF-8 text to measure quality on, instead of the built-in one.",
+)
+@click.option(
+    "--adapter",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="LoRA adapter to merge into the weights: a PEFT folder.",
+)
+@click.option(
+    "--keep-adapter", multiple=True, metavar="NAME=DIR", help="LoRA adapter to keep apart, chosen by name at run time."
+)
+@click.option("--max-ram", help="Most memory to take, such as 2GB: kept, or refused before anything is written.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the package with the float graph.")
 @click.option("--force", is_flag=True, help="Replace a package that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object about the package.")
@@ -48,11 +81,12 @@ def command(source: str, output: Path | None, no_verify: bool, as_json: bool, **
     pipeline = exporter("pipeline")
     target = output or default_output(source, options["precision"] or options["recipe"])
     chosen = pipeline.export_options({**options, "verify": not no_verify})
-    package: Package = pipeline.export(source, target, chosen, say=_say)
+    cost = exporter("cost").Cost()
+    package: Package = pipeline.export(source, target, chosen, say=_say, cost=cost)
     if as_json:
-        click.echo(json.dumps(package_facts(package), ensure_ascii=False))
+        click.echo(json.dumps({**package_facts(package), "cost": cost.as_dict(package)}, ensure_ascii=False))
     else:
-        click.echo(describe(package))
+        click.echo(f"{describe(package)}\n  {cost.describe(package)}")
 
 
 def _say(text: str) -> None:
@@ -71,32 +105,8 @@ def describe(package: Package) -> str:
     m = package.manifest
     lines = [
         f"{package.path}: {m.architecture} for {m.task}, {m.parameters / 1e6:,.1f} M parameters, {m.precision}, "
-        f"{package.size / 1e6:,.1f} MB"
+        f"{package.size / 1e6:,.1f} MB",
+        *(f"  {line}" for line in screen(m.quality)),
     ]
-    for way in ("prefill", "decode"):
-        if way in m.quality:
-            lines.append(f"  {way:<8} {_figures(m.quality[way])}")
-    if "mean_cosine" in m.quality:
-        lines.append(f"  against float: {_encoder_figures(m.quality)}")
-    if "character_error_rate" in m.quality:
-        lines.append(
-            f"  texts    character error rate {m.quality['character_error_rate']:.2%} ({m.quality['texts']} texts)"
-        )
-    if "skipped" in m.quality:
-        lines.append(f"  quality not measured, {m.quality['skipped']}")
-    elif not m.quality:
-        lines.append("  quality not measured (--no-verify)")
     lines.extend(f"  note: {note}" for note in m.notes)
     return "\n".join(lines)
-
-
-def _encoder_figures(q: Mapping[str, Any]) -> str:
-    agreement = f"; same decisions {q['label_agreement']:.1%}" if "label_agreement" in q else ""
-    return f"cosine mean {q['mean_cosine']:.5f}, worst {q['worst_cosine']:.5f}{agreement} ({q['texts']} texts)"
-
-
-def _figures(q: dict[str, Any]) -> str:
-    return (
-        f"KL divergence mean {q['mean_kld']:.4f}, p99 {q['p99_kld']:.4f}; top-1 agreement {q['top1_agreement']:.1%}; "
-        f"perplexity {q['perplexity_reference']:.2f} -> {q['perplexity']:.2f} ({q['tokens']:,} tokens)"
-    )

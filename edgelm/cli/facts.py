@@ -26,6 +26,7 @@ def package_facts(package: Package) -> dict[str, Any]:
         **({"languages": list(codes)} if (codes := _languages(package)) else {}),
         **({} if m.cache is None else m.cache.facts()),
         **({} if m.encoder is None else {key: value for key, value in m.encoder.as_manifest().items() if value}),
+        **({"adapters": {name: one.id for name, one in m.adapters.items()}} if m.adapters else {}),
         "device": m.device,
         "source": {key: value for key, value in m.source.items() if key != "files"},
         "recipe": dict(m.recipe),

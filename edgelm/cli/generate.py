@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -58,6 +59,11 @@ def _print_json(text: str, chunks: Iterator[Chunk]) -> Metrics | None:
         "input": text,
         "text": "".join(chunk.text for chunk in parts),
         "token_ids": last.token_ids,
+        **(
+            {}
+            if last.logprobs is None
+            else {"logprobs": [asdict(one) for part in parts for one in part.logprobs or ()]}
+        ),
         "finish_reason": last.finish_reason,
         "metrics": last.metrics.as_dict() if last.metrics else {},
     }

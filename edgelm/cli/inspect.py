@@ -11,6 +11,7 @@ import click
 from edgelm.api import exporter
 from edgelm.cli.facts import package_facts
 from edgelm.package import MANIFEST, Package
+from edgelm.quality_card import screen
 
 
 @click.command()
@@ -28,14 +29,14 @@ def command(source: str, revision: str | None, offline: bool, as_json: bool) -> 
 
 
 def describe(facts: dict[str, Any]) -> str:
-    """The facts for people, one a line; byte counts as MB."""
+    """The facts for people, one a line, byte counts as MB; behind them the quality card of a package."""
     lines: list[str] = []
     for key, value in facts.items():
-        if value in ([], {}):
+        if key == "quality" or value in ([], {}):
             continue
         label = key.replace("_bytes", "").replace("bytes", "size").replace("_", " ")
         lines.append(f"{label + ':':<28}{_value(key, value)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(screen(facts["quality"]) if "quality" in facts else [])])
 
 
 def _value(key: str, value: Any) -> str:

@@ -17,7 +17,7 @@ from edgelm.progress import progress
 from edgelm.text_to_text import Seq2SeqModel
 
 _BATCH = 16
-_EMPTY = Generation("", [], "stop", Metrics(0, 0, None, None, None, None, None))
+_EMPTY = Generation("", [], "stop", Metrics(0, 0, 0, None, None, None, None, None))
 
 
 def rewrite(

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from edgelm.api import load
+from edgelm.cli.batch import run_batch
 from edgelm.cli.encode import encode
 from edgelm.cli.generate import generate
 from edgelm.cli.inputs import input_texts
@@ -19,9 +20,11 @@ from edgelm.cli.options import (
     generation_options,
     given_options,
     language_options,
+    load_options,
 )
 from edgelm.cli.rewrite import rewrite
 from edgelm.text_encoding import EncoderModel
+from edgelm.text_generation import DecoderModel
 from edgelm.text_to_text import Seq2SeqModel
 
 
@@ -31,7 +34,13 @@ from edgelm.text_to_text import Seq2SeqModel
 @generation_options
 @encoder_options
 @language_options
+@click.option("--adapter", help="Decoders: one of the package's adapters to answer with.")
 @click.option("--system", help="System message that precedes each input.")
+@click.option(
+    "--batch",
+    type=click.Path(path_type=Path),
+    help="Decoders: JSON Lines of requests to answer, in order, into -o. Started again, it goes on where it was.",
+)
 @click.option("--raw", is_flag=True, help="Complete the input as it stands, without the chat template.")
 @click.option(
     "-o",
@@ -39,37 +48,22 @@ from edgelm.text_to_text import Seq2SeqModel
     type=click.Path(path_type=Path),
     help="File to write results to: .jsonl or .parquet; embeddings also .npy.",
 )
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="auto, or an execution provider: cpu, cuda, cuda:1, webgpu, openvino ...",
-)
-@click.option(
-    "--provider-option",
-    type=(str, str),
-    multiple=True,
-    metavar="NAME VALUE",
-    help="Option of ONNX Runtime's provider, such as gpu_mem_limit 4000000000.",
-)
-@click.option("--threads", type=int, help="Threads to compute with. [default: one a physical core]")
-@click.option(
-    "--max-length", type=int, help="Most tokens of an input and its answer together. [default: the package's context]"
-)
+@load_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object an input.")
 @click.option("--stats", is_flag=True, help="Print speed and memory to standard error.")
 def command(
     package: str,
     inputs: tuple[str, ...],
     system: str | None,
+    batch: Path | None,
     raw: bool,
     output: Path | None,
     device: str,
     threads: int | None,
     max_length: int | None,
+    provider_options: tuple[tuple[str, str], ...],
     as_json: bool,
     stats: bool,
-    provider_option: tuple[tuple[str, str], ...],
     **options: Any,
 ) -> None:
     """Run PACKAGE on each INPUT, or on each line of standard input.
@@ -77,14 +71,29 @@ def command(
     PACKAGE is a folder, or a name from `edgelm models`, which is exported at first use. A decoder with a chat template gets
     each input as a user message. An encoder does what it was exported for: embeds, classifies, tags, answers --question,
     fills masks, or ranks the inputs for --query. An encoder-decoder rewrites each input: translates or summarises it.
+
+    A line of --batch is an object with "prompt" (completed as it stands) or "messages", and if wanted "id" and options of
+    its own.
     """
     if raw and system is not None:
         raise click.UsageError("--system needs the chat template, which --raw leaves out")
-    model = load(package, device, threads, max_length, dict(provider_option))
+    if options["logprobs"] is not None and not as_json and output is None:
+        raise click.UsageError("--logprobs are shown only with --json")
+    given, mixed = given_options(options), _set(system=system, raw=raw)
+    if batch is not None:
+        if output is None:
+            raise click.UsageError("--batch needs a file for the answers: -o FILE.jsonl")
+        _refuse(_set(inputs=inputs, json=as_json, stats=stats, **mixed), "get their inputs one by one, without --batch")
+    model = load(package, device, threads, max_length, provider_options=dict(provider_options))
     if stats:
         click.echo(f"device {model.device}", err=True)
-    given, mixed = given_options(options), _set(system=system, raw=raw)
-    if isinstance(model, EncoderModel):
+    if batch is not None and output is not None:
+        if not isinstance(model, DecoderModel):
+            raise click.UsageError("--batch: only for packages of decoders; others take lines of standard input")
+        _refuse(_of(given, {*_ENCODING, *LANGUAGE_OPTIONS}), "encode or rewrite")
+        rows = given.pop("batch_size", None)
+        run_batch(model, batch, output, given, rows=rows)
+    elif isinstance(model, EncoderModel):
         _refuse({**_others(given, ENCODER_OPTIONS), **mixed}, "generate text")
         encode(model, input_texts(inputs, blank=True), given, output, as_json=as_json, stats=stats)
     elif isinstance(model, Seq2SeqModel):

@@ -3,17 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from edgelm.package import form_file
 from edgelm.providers import Provider
 from edgelm_export.graph import GraphBuilder, Location, Produce, Store
+from edgelm_export.low_rank import Updates
 from edgelm_export.model import Model
 from edgelm_export.names import source_of
 from edgelm_export.quantize.recipe import Recipe
-from edgelm_export.weights import Weights
+from edgelm_export.weights import Weight, Weights
+
+
+@dataclass(frozen=True)
+class Form:
+    """The finished graphs for one provider; `own` says that the package is for it in the first place."""
+
+    provider: Provider
+    programs: Mapping[str, ir.Model]
+    own: bool
+
+    def file(self, name: str) -> str:
+        """What a file of the package is called for this provider."""
+        return name if self.own else form_file(name, self.provider.name)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The file of each program."""
+        return {name: self.file(f"{name}.onnx") for name in self.programs}
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What was built.
+
+    Attributes:
+        forms: finished graphs for each provider, the package's own first.
+        adapted: the projections that take adapters as inputs, with the weights each joins.
+        largest_piece: bytes of the largest piece of a weight that is in memory at once.
+    """
+
+    forms: Sequence[Form]
+    adapted: Mapping[str, Sequence[Weight]]
+    largest_piece: int
 
 
 class Plan:
@@ -22,6 +58,7 @@ class Plan:
     def __init__(self) -> None:
         self.nbytes = 0
         self.tensors = 0
+        self.largest_piece = 0
 
     def add(self, dtype: np.dtype[Any], shape: Sequence[int], produce: Produce) -> tuple[str, int, int]:
         """Counts the tensor; its rows are never asked for."""
@@ -37,14 +74,15 @@ def assemble(
     providers: Sequence[Provider],
     store_for: Callable[[str], Store],
     taps: Sequence[str] = (),
-) -> Sequence[Mapping[str, ir.Model]]:
+) -> Assembly:
     """Builds every program of the architecture for each provider; weights go to `store_for(program)` as they are quantized.
 
     What programs share is stored once, and those of one provider share all weights with those of another.
 
     Raises:
-        MissingWeights, UnusedWeights, WrongShape: the checkpoint does not fit the architecture; with a plan as store, this is
-            known before a byte is read.
+        MissingWeights, UnusedWeights, WrongShape: the checkpoint does not fit the architecture, or an adapter the checkpoint;
+            with a plan as store, this is known before a byte is read.
+        UnsupportedConfig: an adapter that cannot be kept apart.
     """
     names = model.names
     ignored = {**model.architecture.ignored, **model.architecture.left_out(model.config)}
@@ -54,7 +92,7 @@ def assemble(
     if model.architecture.seq2seq and model.family == "encoder":
         others = [names[name].name for name in names if name.startswith(("decoder.", "final_"))]
         ignored |= {f"{other.replace('{i}', '*')}*": "of the decoder" for other in others}
-    weights = Weights(model.checkpoint, names, ignored)
+    weights = Weights(model.checkpoint, names, ignored, Updates(model.adapters, model.module_names))
     written: dict[str, Location] = {}
 
     def program(name: str, build: Callable[[GraphBuilder], None], provider: Provider) -> ir.Model:
@@ -62,13 +100,16 @@ def assemble(
         build(g)
         return g.finish(name)
 
-    forms = [{name: program(name, build, provider) for name, build in model.programs.items()} for provider in providers]
+    forms = [
+        Form(provider, {name: program(name, build, provider) for name, build in model.programs.items()}, own=i == 0)
+        for i, provider in enumerate(providers)
+    ]
     weights.finish()
-    return forms
+    return Assembly(forms, weights.updates.projections, weights.largest_piece)
 
 
 def plan(model: Model, recipe: Recipe, *providers: Provider) -> Plan:
     """What an export would write, from headers alone; raises as `assemble` does."""
     counted = Plan()
-    assemble(model, recipe, providers, lambda _: counted)
+    counted.largest_piece = assemble(model, recipe, providers, lambda _: counted).largest_piece
     return counted

@@ -32,6 +32,9 @@ _IRRELEVANT = frozenset(
 )
 
 
+_MOST_LAYERS = 2048  # far more than any model has
+
+
 class ConfigReader:
     """One raw config on its way to a ModelConfig; `context_length` is the context the export is for, None for all of it."""
 
@@ -46,6 +49,10 @@ class ConfigReader:
     def __contains__(self, key: str) -> bool:
         """Whether the key is there, if only as null; asking does not count as reading it."""
         return key in self._raw
+
+    def names(self) -> list[str]:
+        """The keys that are there; asking does not count as reading them."""
+        return list(self._raw)
 
     @property
     def problems(self) -> list[str]:
@@ -81,12 +88,11 @@ class ConfigReader:
 
     def size(self, key: str, default: int | None = None, *, least: int = 1) -> int:
         """A whole number."""
-        value = self.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-            self._unexpected(key, value, f"a whole number from {least}")
-            return max(least, 1)
-        return value
+        return self._whole(key, default, least, 2**31 - 1, f"a whole number from {least}")
+
+    def layers(self, key: str, default: int | None = None) -> int:
+        """How many layers; each takes time and memory before its first tensor is looked for."""
+        return self._whole(key, default, 1, _MOST_LAYERS, f"a whole number from 1 to {_MOST_LAYERS}")
 
     def number(self, key: str, default: float | None = None, source: Mapping[str, Any] | None = None) -> float:
         """A positive number, of this config or of an object within it."""
@@ -160,6 +166,14 @@ class ConfigReader:
         """Keys that nothing asked for and that might matter."""
         unread = sorted(self._name(key) for key in self._raw if key not in self._read and key not in _IRRELEVANT)
         return unread + self._unread_within
+
+    def _whole(self, key: str, default: int | None, least: int, most: int, expected: str) -> int:
+        value = self.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            self._unexpected(key, value, expected)
+            return max(least, 1)
+        return value
 
     def _name(self, key: str) -> str:
         """A key as the config spells it."""

@@ -1,4 +1,4 @@
-"""How far an encoder package is from the float graph of the same checkpoint: both run the built-in sentences."""
+"""How far an encoder package is from the float graph of the same checkpoint: both run the sentences of one text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgelm import signature, tasks
 from edgelm.encode import Encoder, Row
 from edgelm.errors import VerificationError
 from edgelm.tokenizer import Tokenizer
-from edgelm_export.quality import evaluation_text
+from edgelm_export.quality import quantiles
 
 Array = NDArray[np.float32]
 
@@ -23,20 +23,22 @@ _SENTENCE = re.compile(r"(?<=[.!?])[\"')]*\s+")
 _LONGEST = 512  # tokens of a text; what is longer is cut here
 
 
-def evaluation_rows(tokenizer: Tokenizer, context_length: int, vocab_size: int, *, masked: bool = False) -> list[Row]:
-    """The built-in text by sentences, and by paragraphs for what only long texts show.
+def evaluation_rows(
+    text: str, tokenizer: Tokenizer, context_length: int, vocab_size: int, *, masked: bool = False
+) -> list[Row]:
+    """The text by sentences, and by paragraphs for what only long texts show.
 
     Args:
         masked: ask each row for the logits of the token in its middle, which is replaced by the mask token.
     """
-    paragraphs = [paragraph for paragraph in evaluation_text().split("\n\n") if paragraph.strip()]
-    texts = [text for paragraph in paragraphs for text in _SENTENCE.split(paragraph) if text.strip()] + paragraphs
+    paragraphs = [paragraph for paragraph in text.split("\n\n") if paragraph.strip()]
+    sentences = [part for paragraph in paragraphs for part in _SENTENCE.split(paragraph) if part.strip()]
     limit = min(context_length, _LONGEST)
     token = tokenizer.special_token("mask_token") if masked else None
     mask = None if token is None else tokenizer.token_id(token)
     rows: list[Row] = []
-    for text in texts:
-        ids = [token for token in tokenizer.encode(text) if token < vocab_size][:limit]
+    for part in sentences + paragraphs:
+        ids = [token for token in tokenizer.encode(part) if token < vocab_size][:limit]
         middle = len(ids) // 2
         if mask is not None and ids:
             ids[middle] = mask
@@ -51,9 +53,9 @@ def measure_encoder(
     """Compares the outputs of two encoders, row by row.
 
     Returns:
-        "texts"; "mean_cosine" and "worst_cosine" between what both say about a text (its embedding, or all its hidden
+        "outputs": "texts"; "mean_cosine" and "worst_cosine" between what both say about a text (its embedding, or all its hidden
         states, or its logits where Optimum's graph has nothing else); "label_agreement", the share of decisions that are
-        the same, for tasks that decide.
+        the same, for tasks that decide; "quantiles" of 1 - cosine.
 
     Raises:
         VerificationError: outputs that are not finite.
@@ -77,8 +79,9 @@ def measure_encoder(
         "texts": len(rows),
         "mean_cosine": round(float(np.mean(cosines)), 6),
         "worst_cosine": round(float(np.min(cosines)), 6),
+        "quantiles": quantiles(1 - np.minimum(cosines, 1)),
     }
-    return report | ({"label_agreement": round(same / total, 6)} if total else {})
+    return {"outputs": report | ({"label_agreement": round(same / total, 6)} if total else {})}
 
 
 def require_padding_harmless(encoder: Encoder, rows: Sequence[Row], output: str) -> None:
@@ -129,7 +132,7 @@ def _cosine(a: Array, b: Array) -> float:
 def _finite(values: Array, row: int, who: str) -> Array:
     if not np.isfinite(values).all():
         raise VerificationError(
-            f"{who} yields NaN or infinite values for text {row} of the built-in ones; "
+            f"{who} yields NaN or infinite values for text {row} of the evaluation text; "
             "the checkpoint may be damaged, or overflow in this precision"
         )
     return values

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from edgelm import signature, tasks
 from edgelm.providers import Provider
@@ -46,7 +47,8 @@ class ForeignPrograms:
                 g = GraphBuilder(weights, recipe, self._provider, data, written=written)
                 graph = ForeignGraph(file, g)
                 self._declare(name, graph, found)
-                write_graph(graph.finish(), folder / f"{name}.onnx")
+                found.graphs.append(graph.finish())
+                write_graph(found.graphs[-1], folder / f"{name}.onnx")
             finally:
                 data.close()
         return found
@@ -68,6 +70,7 @@ class Written:
     """What the graphs turned out to be: the cache and the width of the logits of those that write, whether one takes token types."""
 
     def __init__(self) -> None:
+        self.graphs: list[ir.Model] = []
         self.cache: CacheGeometry | None = None
         self.vocab_size: int | None = None
         self.token_types = False

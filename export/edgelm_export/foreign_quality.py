@@ -14,6 +14,7 @@ from edgelm.errors import EdgeLMError, VerificationError
 from edgelm.package import Package
 from edgelm.rows import DECODER, ENCODER, decoder_rows, seq2seq
 from edgelm.session import Program
+from edgelm_export.evaluation import EvaluationText
 from edgelm_export.verify import evaluation_ids, text_rows
 
 if TYPE_CHECKING:
@@ -28,20 +29,22 @@ _TARGET = 24
 _TEXTS = 8
 
 
-def against_original(package: Package, original: Original, programs: Mapping[str, Program]) -> float:
-    """The largest difference between the two on pieces of the built-in text, relative to the largest value.
+def against_original(
+    package: Package, original: Original, programs: Mapping[str, Program], text: EvaluationText
+) -> float:
+    """The largest difference between the two on pieces of the text, relative to the largest value.
 
     Raises:
         VerificationError: more than 1e-3.
     """
     measures = {"decoder": _decoder, "encoder-decoder": _seq2seq, "encoder": _encoder}
     try:
-        expected, found = measures[package.manifest.family](package, original, programs)
+        expected, found = measures[package.manifest.family](package, original, programs, text)
     except EdgeLMError:
         raise
     except Exception as error:  # ONNX Runtime raises bare types
         raise VerificationError(
-            f"Optimum's graph of {package.manifest.architecture} does not run on the built-in text, so its trace holds for some "
+            f"Optimum's graph of {package.manifest.architecture} does not run on the evaluation text, so its trace holds for some "
             f"lengths only ({str(error).strip().splitlines()[0][:300]}); {_OTHER_VERSIONS}"
         ) from error
     errors = [float(np.abs(a - b).max() / np.abs(a).max()) for a, b in zip(expected, found, strict=True)]
@@ -59,18 +62,17 @@ _OTHER_VERSIONS = "another version of Optimum or transformers may do better"
 Pair = tuple[list[Array], list[Array]]
 
 
-def _decoder(package: Package, original: Original, programs: Mapping[str, Program]) -> Pair:
-    ids = evaluation_ids(package)
+def _decoder(package: Package, original: Original, programs: Mapping[str, Program], text: EvaluationText) -> Pair:
+    ids = evaluation_ids(package, text)
     expected = original.run(_text(ids))[signature.LOGITS][0]
     rows = decoder_rows(package.manifest, programs[DECODER], batch=1, limit=package.manifest.context_length)
     return [expected], [np.concatenate(list(rows.all_logits(0, ids)))]
 
 
-def _seq2seq(package: Package, original: Original, programs: Mapping[str, Program]) -> Pair:
+def _seq2seq(package: Package, original: Original, programs: Mapping[str, Program], text: EvaluationText) -> Pair:
     m = package.manifest
-    ids = evaluation_ids(package)
-    start = m.generation.get("decoder_start_token_id", m.encoder_facts.pad_token_id)
-    target = [start, *(token for token in ids if token < m.vocab_size)][:_TARGET]
+    ids = evaluation_ids(package, text)
+    target = [m.start_token, *(token for token in ids if token < m.vocab_size)][:_TARGET]
     given = {"decoder_input_ids": np.array([target], np.int64)}
     both = seq2seq(m, Encoder(programs[ENCODER], m.encoder_facts.pad_token_id), programs, m.context_length)
     sources = [ids[:length] for length in _LENGTHS]
@@ -78,9 +80,9 @@ def _seq2seq(package: Package, original: Original, programs: Mapping[str, Progra
     return expected, [both.logits(source, target) for source in sources]
 
 
-def _encoder(package: Package, original: Original, programs: Mapping[str, Program]) -> Pair:
+def _encoder(package: Package, original: Original, programs: Mapping[str, Program], text: EvaluationText) -> Pair:
     m = package.manifest
-    rows = text_rows(package)
+    rows = text_rows(package, text)
     rows = [*rows[:_TEXTS], *rows[-1:]]  # sentences, and a paragraph
     output = signature.LAST_HIDDEN_STATE if m.task in (tasks.HIDDEN_STATES, tasks.EMBEDDING) else signature.LOGITS
     encoder = Encoder(programs[ENCODER], m.encoder_facts.pad_token_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -13,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.providers import Provider
-from edgelm.signature import Port
+from edgelm.signature import Port, adapter_ports
 from edgelm_export.quantize.recipe import Recipe
 from edgelm_export.weights import Weight, Weights
 
@@ -45,6 +46,12 @@ class Store(Protocol):
         ...
 
 
+def is_unnamed(value: ir.Value) -> bool:
+    """Whether a node's output still goes by the name of its node, and not by that of a block or a port."""
+    node = value.producer()
+    return node is not None and str(value.name).startswith(str(node.name))
+
+
 class GraphBuilder:
     """Builds one graph. `weights`, `recipe` and `provider` travel with it so that blocks can emit each weight in its final form."""
 
@@ -69,6 +76,7 @@ class GraphBuilder:
         self._outputs: dict[str, ir.Value] = {}
         self._initializers: dict[str, ir.Value] = {}
         self._nodes: list[ir.Node] = []
+        self._tapped: Counter[str] = Counter()
 
     @contextmanager
     def at(self, *scope: str | int) -> Iterator[None]:
@@ -137,13 +145,18 @@ class GraphBuilder:
     def tap(self, leaf: str, value: ir.Value, kind: str = "") -> ir.Value:
         """Names a block's result by its scope; a name that a tap pattern matches becomes a graph output, float32 of any shape.
 
-        `kind` stands before the scope for values that are no block's result, such as "input.". Where layers share a scope, the
-        second use of a name is called name#1, and so on.
+        `kind` stands before the scope for values that are no block's result, such as "input."; their names are there for patterns
+        only. Where layers share a scope, the second use of a name is called name#1, and so on.
         """
         name = kind + self.name(leaf)
-        if any(fnmatchcase(name, pattern) for pattern in self._taps):
-            uses = sum(output.split("#")[0] == name for output in self._outputs)
-            name = f"{name}#{uses}" if uses else name
+        uses = self._tapped[name]
+        self._tapped[name] += 1
+        matched = any(fnmatchcase(name, pattern) for pattern in self._taps)
+        name = f"{name}#{uses}" if uses else name
+        if not matched:
+            if not kind and is_unnamed(value):
+                value.name = name
+        else:
             self.output(Port(name, "float32", tuple(f"{name}.{axis}" for axis in range(3))), self.op("Identity", value))
         return value
 
@@ -161,6 +174,14 @@ class GraphBuilder:
     def weight(self, name: str, shape: tuple[int, ...]) -> Weight:
         """The checkpoint's tensor for a scoped name, still on disk."""
         return self._weights.get(self.name(name), shape)
+
+    def adapt(self, projection: str, weights: Sequence[Weight]) -> tuple[ir.Value, ir.Value]:
+        """The inputs through which adapters change a projection of these weights, by its absolute name: [k, rank], [rank, n]."""
+        self._weights.updates.apply(projection, weights)
+        n, k = sum(weight.shape[0] for weight in weights), weights[0].shape[1]
+        a, b = adapter_ports(projection, k, n, self.provider.activation_dtype)
+        self.declare([a, b])
+        return self.input(a.name), self.input(b.name)
 
     def stored(self, name: str, dtype: str, shape: Sequence[int], produce: Produce) -> ir.Value:
         """An initializer whose bytes go to the data file. `name` is absolute; a name stored before is reused, with its bytes."""

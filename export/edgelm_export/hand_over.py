@@ -21,19 +21,22 @@ from edgelm_export.architectures import REGISTRY
 from edgelm_export.architectures.base import Architecture
 from edgelm_export.blocks.encoder_heads import no_head
 from edgelm_export.checkpoint.base import Checkpoint
+from edgelm_export.evaluation import EvaluationText, choose_text
 from edgelm_export.foreign_programs import ForeignPrograms, Written
 from edgelm_export.foreign_quality import against_original
 from edgelm_export.manifest import generation_defaults, source_entry, task_facts, unsupported_settings
 from edgelm_export.model import with_modules
 from edgelm_export.nearest import unknown_architecture
+from edgelm_export.quality_page import with_quality
 from edgelm_export.quantize.formats import find_format, with_block_size
-from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, recipe_from_file
+from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe
+from edgelm_export.quantize.recipe_file import recipe_from_file
 from edgelm_export.read_config import model_type_of
 from edgelm_export.sources import Source
 from edgelm_export.task import Task
 from edgelm_export.tasks import choose_task
-from edgelm_export.verify import measure_programs
-from edgelm_export.write import digests, package_folder, write_texts
+from edgelm_export.verify import measure_programs, recorded_run
+from edgelm_export.write import digests, package_folder, write_probes, write_texts
 
 if TYPE_CHECKING:
     from edgelm_export.pipeline import ExportOptions
@@ -68,9 +71,14 @@ def hand_over(
 
     Raises:
         CheckpointError: Optimum does not know the type either, or cannot export the checkpoint.
-        InvalidOption: a device, a precision or a format that such graphs do not have.
+        InvalidOption: a device, a precision, a format or adapters that such graphs do not have.
         VerificationError: the graphs say something else than transformers does.
     """
+    if options.adapter or options.keep_adapter:
+        raise InvalidOption(
+            "adapters belong to architectures that edgelm defines, and this one goes through Optimum; merge "
+            "the adapter first (peft: merge_and_unload) and export the result"
+        )
     task, family = chosen_task(checkpoint, options.task, options.pooling)
     recipe, checkpoint = _recipe(options, family), with_modules(checkpoint, task)
     model_type = model_type_of(checkpoint)
@@ -88,12 +96,15 @@ def hand_over(
         programs = ForeignPrograms(checkpoint, task, graphs, _PROVIDER)
         written = programs.write(recipe, folder)
         manifest = _describe(checkpoint, source, original, task, family, recipe, written, options.context_length)
-        manifest = replace(manifest, programs={name: f"{name}.onnx" for name in graphs}, files=digests(folder))
+        probes = write_probes(written.graphs, _PROVIDER, folder)
+        names = {name: f"{name}.onnx" for name in graphs}
+        manifest = replace(manifest, programs=names, files=digests(folder), probes=probes)
         manifest.save(folder)
         del original  # a trace may change the model, as it does to the attention of BigBird
         if options.verify:
-            quality = _verify(Package.open(folder), programs, origin, Path(scratch))
-            replace(manifest, quality=quality).save(folder)
+            package, text = Package.open(folder), choose_text(options.eval_text)
+            manifest = with_quality(manifest, _verify(package, programs, origin, Path(scratch), text), folder)
+            replace(manifest, recorded_run=recorded_run(package, _PROVIDER, text)).save(folder)
     return Package.open(target)
 
 
@@ -134,6 +145,10 @@ def _recipe(options: ExportOptions, family: str) -> Recipe:
         raise InvalidOption(
             f"device {options.device!r}: Optimum's graphs run on {_PROVIDER.name} only; leave --device away"
         )
+    if options.max_kld is not None or options.target_size is not None:
+        raise InvalidOption(
+            "a budget chooses formats by the model's own definition, and Optimum's graphs have none; give --precision"
+        )
     if options.recipe is not None:
         recipe = recipe_from_file(Path(options.recipe), 0, options.block_size)
     else:
@@ -145,7 +160,8 @@ def _recipe(options: ExportOptions, family: str) -> Recipe:
             rules = tuple((glob, with_block_size(form, options.block_size)) for glob, form in rules)
         recipe = Recipe(name, rules, optional=len(rules))
     for _, form in recipe.rules:
-        if find_format(form).block_sums or find_format(form).input_scale:
+        found = find_format(form)
+        if found.block_sums or found.input_scale or found.keeps:
             raise InvalidOption(
                 f"recipe {recipe.name}: Optimum's graphs take no {form}; choose int8-b128 or int4-b32-asym"
             )
@@ -221,7 +237,9 @@ def _context_length(original: optimum.Original, task: Task, asked: int | None) -
     return length, (f"the config names no longest text, so {length} was taken; --context-length chooses another",)
 
 
-def _verify(package: Package, programs: ForeignPrograms, origin: Path, scratch: Path) -> dict[str, Any]:
+def _verify(
+    package: Package, programs: ForeignPrograms, origin: Path, scratch: Path, text: EvaluationText
+) -> dict[str, Any]:
     """The quality of a package against Optimum's float graphs, and of those against the checkpoint in transformers."""
     names = package.manifest.programs
     candidates = {name: Program(package.program(name), _PROVIDER) for name in names}
@@ -231,5 +249,5 @@ def _verify(package: Package, programs: ForeignPrograms, origin: Path, scratch: 
         folder.mkdir()
         programs.write(_FLOAT, folder)
         references = {name: Program(folder / f"{name}.onnx", _PROVIDER) for name in names}
-    error = against_original(package, optimum.Original.load(origin, package.manifest.task), references)
-    return {**measure_programs(package, references, candidates), "float_against_original": error}
+    error = against_original(package, optimum.Original.load(origin, package.manifest.task), references, text)
+    return {**measure_programs(package, references, candidates, text), "float_against_original": error}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from edgelm import __version__
 from edgelm.generation_config import GenerationConfig, unsupported_keys
-from edgelm.package import Manifest, sha256
+from edgelm.package import PROBES, Manifest, sha256
 from edgelm.providers import Provider
 from edgelm.tasks import EncoderFacts
+from edgelm_export.adapters import merged_entries
+from edgelm_export.assemble import Form
 from edgelm_export.blocks.cache import cache_geometry
 from edgelm_export.blocks.encoder import has_token_types
 from edgelm_export.checkpoint.base import Checkpoint
@@ -19,11 +20,11 @@ from edgelm_export.model import Model
 from edgelm_export.quantize.recipe import Recipe
 from edgelm_export.sources import Source
 from edgelm_export.task import Task
-from edgelm_export.write import Form
+from edgelm_export.write import write_probes
 
 
 def describe_export(model: Model, recipe: Recipe, provider: Provider, source: Source) -> Manifest:
-    """The manifest of a package to be written; its programs and files, and later its quality figures, are still to be filled in.
+    """The manifest of a package to be written; its files, and later its quality figures, are still to be filled in.
 
     Raises:
         UnsupportedConfig: generation settings that no generation could use.
@@ -35,7 +36,7 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
         family=model.family,
         task=model.task.name,
         architecture=c.model_type,
-        programs={},
+        programs={name: f"{name}.onnx" for name in model.programs},
         cache=cache_geometry(c, provider) if writes else None,
         encoder=None if model.family == "decoder" else encoder_facts(model, recipe),
         context_length=c.context_length,
@@ -44,7 +45,7 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
         device=provider.name,
         precision=recipe.name,
         recipe=recipe.as_manifest(),
-        source=source_entry(source, model.checkpoint),
+        source=source_entry(source, model.checkpoint) | merged_entries(model.adapters),
         files={},
         generation=generation,
         quality={},
@@ -53,17 +54,11 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
     )
 
 
-def with_forms(manifest: Manifest, model: Model, providers: Sequence[Provider], written: Sequence[Form]) -> Manifest:
-    """The manifest with what was written for each provider, the first of which is the package's own."""
-
-    def cache(provider: Provider) -> dict[str, Any] | None:
-        return None if manifest.cache is None else cache_geometry(model.config, provider).as_manifest()
-
-    others = {
-        provider.name: {"programs": form.programs, "probes": form.probes, "cache": cache(provider)}
-        for provider, form in zip(providers[1:], written[1:], strict=True)
-    }
-    return replace(manifest, programs=written[0].programs, probes=written[0].probes, forms=others)
+def form_entry(model: Model, form: Form, folder: Path) -> dict[str, Any]:
+    """What the manifest says of the programs for a further provider, whose probes are written into `folder`."""
+    probes = write_probes(form.programs.values(), form.provider, folder, form.file(PROBES))
+    cache = None if model.family == "encoder" else cache_geometry(model.config, form.provider).as_manifest()
+    return {"programs": form.files, "cache": cache, "probes": probes}
 
 
 def encoder_facts(model: Model, recipe: Recipe) -> EncoderFacts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from edgelm_export.blocks.cross import cross_outputs
 from edgelm_export.blocks.encoder import encoder_inputs
 from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.graph import GraphBuilder
+from edgelm_export.low_rank import Adapters
 from edgelm_export.names import NameMap, Source, source_of, without_prefix
 from edgelm_export.nearest import unknown_architecture
 from edgelm_export.read_config import model_type_of, read_config
@@ -33,15 +34,24 @@ class Model:
     config: Any  # the ModelConfig of the architecture's own kind
     architecture: Architecture
     task: Task
+    adapters: Adapters = Adapters()  # noqa: RUF009 - it is frozen
 
     @property
     def names(self) -> NameMap:
         """Canonical -> source module names of this checkpoint, heads and modules included."""
-        names = {**self.architecture.names[self.checkpoint.format](self.config), **self.head_names}
-        prefix = self.architecture.prefix
-        if prefix and not any(name.startswith(prefix) for name in self.checkpoint.tensors):
-            names = without_prefix(names, prefix)
+        names = self._spelt_as(self.checkpoint.format, self.checkpoint.tensors)
         return {**names, **{dense.name: Source(dense.source) for dense in self.task.dense}}
+
+    @property
+    def module_names(self) -> NameMap:
+        """The same in the words of the model's own code, which adapters use whatever format the checkpoint has."""
+        return {**self.names, **self._spelt_as("hf", [name for one in self.adapters.all for name in one.pairs])}
+
+    def _spelt_as(self, form: str, used: Iterable[str]) -> NameMap:
+        """The names of a checkpoint format; whether they begin with the architecture's prefix shows in those that are in use."""
+        names, prefix = {**self.architecture.names[form](self.config), **self.head_names}, self.architecture.prefix
+        prefixed = not prefix or any(name.startswith(prefix) for name in used)
+        return names if prefixed else without_prefix(names, prefix)
 
     @property
     def head_names(self) -> NameMap:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,16 +11,34 @@ from typing import Any
 from edgelm.errors import InvalidOption
 from edgelm.package import Package
 from edgelm.providers import PROVIDERS, Provider, missing
+from edgelm_export.adapters import check_base, open_adapters, write_adapters
 from edgelm_export.assemble import plan
+from edgelm_export.budgeted import Budget, read_budget, survey, within_budget
+from edgelm_export.calibration import calibrated
 from edgelm_export.checkpoint import open_checkpoint
-from edgelm_export.float_graph import FloatGraph
+from edgelm_export.cost import Cost
+from edgelm_export.evaluation import choose_text
+from edgelm_export.float_graph import RESIDENT, WORKSPACE, FloatGraph
 from edgelm_export.hand_over import hand_over, is_handed_over
-from edgelm_export.manifest import describe_export, with_forms
+from edgelm_export.manifest import describe_export, form_entry
+from edgelm_export.memory_bound import MemoryBound
 from edgelm_export.model import Model, check_tied_head, understand
-from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, preset, recipe_from_file
+from edgelm_export.quality_page import with_quality
+from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, preset
+from edgelm_export.quantize.recipe_file import recipe_from_file, write_recipe
+from edgelm_export.sizes import read_size
 from edgelm_export.sources import resolve_source
-from edgelm_export.verify import calibrated, verify
-from edgelm_export.write import check_space, check_target, digests, package_folder, write_programs, write_texts
+from edgelm_export.traffic import weight_bytes_per_step
+from edgelm_export.verify import recorded_run, verify
+from edgelm_export.write import (
+    check_space,
+    check_target,
+    digests,
+    package_folder,
+    write_probes,
+    write_programs,
+    write_texts,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +55,14 @@ class ExportOptions:
     revision: str | None = None
     offline: bool = False
     recipe: str | Path | None = None
+    eval_text: str | Path | None = None
+    calibration_text: str | Path | None = None
+    max_kld: float | None = None
+    target_size: str | int | None = None
+    write_recipe: str | Path | None = None
+    adapter: str | Path | Sequence[str | Path] = ()
+    keep_adapter: Mapping[str, str | Path] | Sequence[str] = ()
+    max_ram: str | int | None = None
     verify: bool = True
     force: bool = False
 
@@ -54,23 +81,49 @@ def export_options(values: Mapping[str, Any]) -> ExportOptions:
 
 
 def export(
-    source: str | Path, out: str | Path, options: ExportOptions, say: Callable[[str], None] = lambda _: None
+    source: str | Path,
+    out: str | Path,
+    options: ExportOptions,
+    say: Callable[[str], None] = lambda _: None,
+    cost: Cost | None = None,
 ) -> Package:
     """Exports a checkpoint into a package at `out`; nothing is left behind when it fails.
+
+    Args:
+        source: as `resolve_source` takes it.
+        out: the folder to make.
+        options: all else that was asked for.
+        say: told what should be known meanwhile.
+        cost: notes where time goes.
 
     Raises:
         CheckpointError: the source cannot be exported; its subclasses say why.
         PackageError: `out` cannot be written.
         VerificationError: the package disagrees with itself or yields NaN.
     """
-    target = Path(out)
-    providers = choose_providers(options.device, options.activations)
+    with MemoryBound(None if options.max_ram is None else read_size(options.max_ram)) as bound:
+        package = _export(str(source), Path(out), options, say, cost or Cost(), bound)
+    if options.write_recipe is not None:
+        write_recipe(Path(options.write_recipe), package.manifest.recipe)
+    return package
+
+
+def _export(
+    source: str, target: Path, options: ExportOptions, say: Callable[[str], None], cost: Cost, bound: MemoryBound
+) -> Package:
+    providers, budget = choose_providers(options.device, options.activations), _budget(options)
+    _check_together(options, providers)
+    text, known = choose_text(options.eval_text), choose_text(options.calibration_text, "calibration").text
     check_target(target, force=options.force)
-    found = resolve_source(str(source), revision=options.revision, offline=options.offline)
-    checkpoint = open_checkpoint(found.path)
+    with cost.of("finding the source"):
+        found = resolve_source(source, revision=options.revision, offline=options.offline)
+        checkpoint = open_checkpoint(found.path)
+    adapters = open_adapters(options.adapter, options.keep_adapter)
     if is_handed_over(checkpoint):
         return hand_over(checkpoint, found, target, options, say)
     model = understand(checkpoint, options.context_length, options.task, options.pooling)
+    model = replace(model, adapters=adapters)
+    check_base(model, found)
     for note in model.notes:
         say(f"note: {note}")
     check_tied_head(model)
@@ -78,41 +131,116 @@ def export(
     planned = plan(model, recipe, *providers)
     recipe.check_used()
     check_space(target, planned.nbytes)
-    manifest = describe_export(model, recipe, providers[0], found)
-    with package_folder(target, force=options.force) as folder, FloatGraph(model, folder.parent, say) as graph:
+    bound.check(planned.largest_piece)
+    with cost.of("digests"):
+        manifest = describe_export(model, recipe, providers[0], found)
+    with package_folder(target, force=options.force) as folder, FloatGraph(model, folder.parent, say, bound) as graph:
         write_texts(model.checkpoint, folder)
-        recipe = calibrated(recipe, model, folder, graph)
-        manifest = with_forms(manifest, model, providers, write_programs(model, recipe, providers, folder))
-        manifest = replace(manifest, files=digests(folder))
-        manifest.save(folder)
-        if options.verify:
-            quality = _verified(Package.open(folder), model, providers[0], graph, say)
-            replace(manifest, quality=quality).save(folder)
+
+        def write(recipe: Recipe) -> Package:
+            plan(model, recipe, *providers)
+            recipe = recipe.used()
+            with cost.of("writing"):
+                assembly = write_programs(model, recipe, providers, folder)
+            own, *others = assembly.forms
+            parts = {
+                "probes": write_probes(own.programs.values(), own.provider, folder),
+                "forms": {form.provider.name: form_entry(model, form, folder) for form in others},
+                "adapters": write_adapters(adapters, assembly.adapted, own.provider, folder),
+                "weight_bytes_per_step": weight_bytes_per_step(own.programs),
+            }
+            written = replace(manifest, precision=recipe.name, recipe=recipe.as_manifest(), **parts)
+            with cost.of("digests"):
+                written = replace(written, files=digests(folder))
+            written.save(folder)
+            if options.verify:
+                with cost.of("verifying"):
+                    package, runner = Package.open(folder), _runner(own.provider)
+                    if runner is None:
+                        quality = {"skipped": f"skipped: {'; '.join(missing(own.provider))}"}
+                        say(f"verification {quality['skipped']}")
+                    else:
+                        quality = verify(package, model, runner, graph, text, say)
+                    if runner is not None and runner.name != own.provider.name:
+                        say(f"verified by the kernels of {runner.name}, for {own.provider.name} cannot be used here")
+                        quality["device"] = runner.name
+                    written = with_quality(written, quality, folder)
+                    if runner is not None and bound.has_room(RESIDENT * package.size + WORKSPACE):
+                        written = replace(written, recorded_run=recorded_run(package, runner, text))
+                    written.save(folder)
+            return Package.open(folder)
+
+        if budget is None:
+            with cost.of("calibrating"):
+                recipe = calibrated(recipe, model, folder, graph, known, say)
+            write(recipe)
+        else:
+            with cost.of("searching formats"):
+                found_formats = survey(model, folder, graph, known)
+            within_budget(budget, *found_formats, write, say)
     return Package.open(target)
 
 
-def _verified(
-    package: Package, model: Model, provider: Provider, graph: FloatGraph, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Quality figures, on a machine without the device by the CPU's kernels, where these know the activations."""
-    lacking = missing(provider)
-    if not lacking:
-        return verify(package, model, provider, graph, say)
-    if provider.activation_dtype in PROVIDERS["cpu"].takes:
-        say(f"verified by the CPU's kernels, for {provider.name} cannot be used here")
-        return {**verify(package, model, PROVIDERS["cpu"], graph, say), "device": "cpu"}
-    reason = f"skipped: {'; '.join(lacking)}"
-    say(f"verification {reason}")
-    return {"skipped": reason}
+def _runner(provider: Provider) -> Provider | None:
+    """What runs a provider's programs here: itself, or the CPU's kernels where these know the activations."""
+    if not missing(provider):
+        return provider
+    return PROVIDERS["cpu"] if provider.activation_dtype in PROVIDERS["cpu"].takes else None
+
+
+def _check_together(options: ExportOptions, providers: Sequence[Provider]) -> None:
+    """Refuses what packages with programs for the memory of a device cannot have.
+
+    Raises:
+        InvalidOption: adapters kept apart, or a search for formats, whose figures are of the CPU's kernels.
+    """
+    asked = {
+        "--keep-adapter": bool(options.keep_adapter),
+        "--max-kld": options.max_kld is not None,
+        "--target-size": options.target_size is not None,
+    }
+    given = [name for name, there in asked.items() if there]
+    devices = [provider.name for provider in providers if provider.device_memory]
+    if given and devices:
+        raise InvalidOption(
+            f"{' and '.join(given)}: not for packages that run on {' and '.join(devices)}; export with --device cpu, merge "
+            "adapters with --adapter, or name a --precision"
+        )
+
+
+def _budget(options: ExportOptions) -> Budget | None:
+    others = {"--precision": options.precision, "--recipe": options.recipe, "--block-size": options.block_size}
+    given = [name for name, value in others.items() if value is not None]
+    return read_budget(options.max_kld, options.target_size, given, verify=options.verify)
 
 
 def choose_recipe(options: ExportOptions, model: Model, providers: Sequence[Provider]) -> Recipe:
-    """The recipe of a file, or the one a precision stands for, in formats that pay on all providers."""
-    layers = model.config.num_hidden_layers
+    """The recipe of a file, or the one a precision stands for, in formats that pay on all providers.
+
+    Raises:
+        InvalidOption: integers of the checkpoint that are to be kept, and a provider without kernels for all of them.
+    """
+    layers, keeps = model.config.num_hidden_layers, all(provider.keeps_integers for provider in providers)
     if options.recipe is not None:
-        return recipe_from_file(Path(options.recipe), layers, options.block_size, model.family)
-    recipe = preset(options.precision or DEFAULT_PRECISION[model.family], layers, options.block_size, model.family)
-    return recipe if all(provider.block_sums for provider in providers) else recipe.without_block_sums()
+        recipe = recipe_from_file(Path(options.recipe), layers, options.block_size, model.family)
+    else:
+        unasked = default_precision(model) if keeps else DEFAULT_PRECISION[model.family]
+        recipe = preset(options.precision or unasked, layers, options.block_size, model.family)
+        if not all(provider.block_sums for provider in providers):
+            recipe = recipe.without_block_sums()
+    if not keeps and recipe.keeps:
+        names = [provider.name for provider in providers if not provider.keeps_integers]
+        raise InvalidOption(
+            f"recipe {recipe.name}: {' and '.join(names)} lacks kernels for a checkpoint's own integers; "
+            "name another --precision, or export with --device cpu"
+        )
+    return recipe
+
+
+def default_precision(model: Model) -> str:
+    """What an export does unasked: it keeps the integers of a checkpoint that is stored as integers."""
+    kept = sum(math.prod(tensor.shape) for tensor in model.checkpoint.tensors.values() if tensor.grid is not None)
+    return "keep-fast" if 2 * kept > model.checkpoint.parameters else DEFAULT_PRECISION[model.family]
 
 
 def choose_providers(device: str, activations: str | None) -> list[Provider]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.decode import DecoderRows
 from edgelm.errors import VerificationError
+from edgelm.protocols import DecoderRows
 
 Logits = NDArray[np.float32]
 
@@ -24,6 +23,9 @@ _CHUNK = 128
 # Rows of logits in float64 at a time, which bounds the comparison's memory.
 _ROWS = 16
 
+# Shares of the positions, from none to all, at which the card keeps the divergence: what its plot is drawn from.
+_QUANTILES = np.linspace(0, 1, 21)
+
 # A float graph must agree with itself: decode steps against prefill, relative to the largest logit.
 _STEP_TOLERANCE = 1e-3
 
@@ -33,43 +35,55 @@ class Divergence:
     """Running comparison of two models' next-token distributions, position by position."""
 
     _kld: list[NDArray[np.float64]] = field(default_factory=list[NDArray[np.float64]])
-    _agree: int = 0
-    _reference_nll: float = 0.0
-    _nll: float = 0.0
-    _predicted: int = 0
+    _first: int = 0  # positions where both name the same token first
+    _among_five: int = 0
+    # Negative log-likelihood of the tokens that followed, in nats.
+    _reference_nll: list[NDArray[np.float64]] = field(default_factory=list[NDArray[np.float64]])
+    _nll: list[NDArray[np.float64]] = field(default_factory=list[NDArray[np.float64]])
 
     def add(self, reference: Logits, logits: Logits, targets: Sequence[int]) -> None:
         """Compares logits [n, vocab_size] at n positions; `targets` are the tokens that followed, as far as there are any."""
-        self._agree += int((reference.argmax(-1) == logits.argmax(-1)).sum())
         for start in range(0, len(reference), _ROWS):
             p, q = _log_softmax(reference[start : start + _ROWS]), _log_softmax(logits[start : start + _ROWS])
+            best = p.argmax(-1)
+            self._first += int((best == q.argmax(-1)).sum())
+            self._among_five += int(((q > np.take_along_axis(q, best[:, None], -1)).sum(-1) < 5).sum())
             self._kld.append((np.exp(p) * (p - q)).sum(-1))
             following = targets[start : start + _ROWS]
             rows = np.arange(len(following))
-            self._reference_nll -= float(p[rows, following].sum())
-            self._nll -= float(q[rows, following].sum())
-        self._predicted += len(targets)
+            self._reference_nll.append(-p[rows, following])
+            self._nll.append(-q[rows, following])
 
-    def report(self) -> dict[str, float | int]:
-        """Mean, 99th percentile and worst KL divergence (nats), top-1 agreement (share), both perplexities."""
+    def report(self) -> dict[str, Any]:
+        """KL divergence in nats, agreement as a share, perplexities with their standard errors; docs/package-format.md has the keys."""
         kld = np.concatenate(self._kld)
-        values: dict[str, float | int] = {
+        values: dict[str, Any] = {
             "tokens": len(kld),
             "mean_kld": float(kld.mean()),
+            "median_kld": float(np.median(kld)),
             "p99_kld": float(np.percentile(kld, 99)),
             "max_kld": float(kld.max()),
-            "top1_agreement": self._agree / len(kld),
+            "top1_agreement": self._first / len(kld),
+            "top5_agreement": self._among_five / len(kld),
         }
-        if self._predicted:
-            values["perplexity_reference"] = float(np.exp(self._reference_nll / self._predicted))
-            values["perplexity"] = float(np.exp(self._nll / self._predicted))
-        return {key: round(value, 6) for key, value in values.items()}
+        expected, found = np.concatenate(self._reference_nll), np.concatenate(self._nll)
+        if len(found):
+            values["perplexity_reference"], values["perplexity_reference_error"] = _perplexity(expected)
+            values["perplexity"], values["perplexity_error"] = _perplexity(found)
+            # Of the ratio of both, which is known far better than either, for the same tokens are easy to both.
+            values["perplexity_ratio"], values["perplexity_ratio_error"] = _perplexity(found - expected)
+        return {key: round(value, 6) for key, value in values.items()} | {"quantiles": quantiles(kld)}
 
 
-def evaluation_text() -> str:
-    """The text shipped with edgelm; its first lines in the file name its origin."""
-    text = (files("edgelm_export") / "data" / "evaluation.txt").read_text(encoding="utf-8")
-    return text.split("\n\n", 1)[1]
+def quantiles(values: NDArray[np.float64]) -> list[float]:
+    """What none, a twentieth, two twentieths ... all of the values do not exceed."""
+    return [round(float(value), 6) for value in np.quantile(values, _QUANTILES)]
+
+
+def _perplexity(nll: NDArray[np.float64]) -> tuple[float, float]:
+    """exp of the mean, and its standard error to first order; 0 where one value alone tells nothing of the spread."""
+    perplexity = float(np.exp(nll.mean()))
+    return perplexity, perplexity * float(nll.std(ddof=1) / np.sqrt(len(nll))) if len(nll) > 1 else 0.0
 
 
 def measure(

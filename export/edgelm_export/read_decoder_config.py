@@ -32,7 +32,7 @@ def read_eurobert_config(reader: ConfigReader) -> EuroBertConfig:
 def decoder_values(reader: ConfigReader, *, rotary: bool = True) -> dict[str, Any]:
     """The fields of a DecoderConfig, for readers of configs that have more or whose positions are not `rotary`."""
     hidden_size, heads = reader.size("hidden_size"), reader.size("num_attention_heads")
-    layers = reader.size("num_hidden_layers")
+    layers = reader.layers("num_hidden_layers")
     limit = reader.size("max_position_embeddings")
     head_dim = reader.head_dim(hidden_size, heads)
     values: dict[str, Any] = dict(

@@ -34,7 +34,7 @@ def encoder_values(reader: ConfigReader) -> dict[str, Any]:
         "vocab_size": reader.size("vocab_size"),
         "hidden_size": hidden_size,
         "intermediate_size": reader.size("intermediate_size"),
-        "num_hidden_layers": reader.size("num_hidden_layers"),
+        "num_hidden_layers": reader.layers("num_hidden_layers"),
         "num_attention_heads": heads,
         "num_key_value_heads": heads,
         "head_dim": reader.head_dim(hidden_size, heads),

@@ -81,7 +81,7 @@ def _head_dim(reader: ConfigReader, hidden_size: int, heads: int) -> int:
 
 def _reaches(reader: ConfigReader) -> tuple[int | None, ...]:
     """How far each layer sees to each side: half of `local_attention`, or None for everything."""
-    layers, reach = reader.size("num_hidden_layers"), reader.size("local_attention", least=0) // 2
+    layers, reach = reader.layers("num_hidden_layers"), reader.size("local_attention", least=0) // 2
     every, types = reader.size("global_attn_every_n_layers"), reader.get("layer_types")
     if types is None:
         return tuple(reach if i % every else None for i in range(layers))

@@ -65,7 +65,7 @@ def rope_of(reader: ConfigReader, values: Values, limit: int, head_dim: int) -> 
         head_dim: width of the heads that turn.
     """
     kind = values.get("rope_type", values.get("type")) or "default"
-    kind = _OTHER_NAMES.get(kind, kind)
+    kind = _OTHER_NAMES.get(kind, kind) if isinstance(kind, str) else repr(kind)
     read = _KINDS.get(kind)
     if read is None:
         reader.problem(f"rope type {kind!r} is not supported (known: {', '.join(sorted(_KINDS))})")

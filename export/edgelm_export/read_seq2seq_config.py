@@ -102,7 +102,7 @@ def _side(reader: ConfigReader, hidden_size: int, side: str) -> dict[str, Any]:
         )
     return {
         "intermediate_size": reader.size(f"{side}_ffn_dim"),
-        "num_hidden_layers": reader.size(f"{side}_layers"),
+        "num_hidden_layers": reader.layers(f"{side}_layers"),
         "num_attention_heads": heads,
         "num_key_value_heads": heads,
         "head_dim": max(1, hidden_size // heads),

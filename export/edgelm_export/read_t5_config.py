@@ -31,7 +31,7 @@ def read_t5_config(reader: ConfigReader) -> T5Config:
     """
     for key in _PASSED_OVER:
         reader.get(key)
-    hidden_size, heads, layers = reader.size("d_model"), reader.size("num_heads"), reader.size("num_layers")
+    hidden_size, heads, layers = reader.size("d_model"), reader.size("num_heads"), reader.layers("num_layers")
     gated, act = _feed_forward(reader)
     tied, scaled = _head(reader)
     shared = {
@@ -54,7 +54,7 @@ def read_t5_config(reader: ConfigReader) -> T5Config:
     return T5Config(
         **shared,
         num_hidden_layers=layers,
-        decoder=ModelConfig(**shared, num_hidden_layers=reader.size("num_decoder_layers", layers)),
+        decoder=ModelConfig(**shared, num_hidden_layers=reader.layers("num_decoder_layers", layers)),
         layer_norm_eps=reader.number("layer_norm_epsilon", 1e-6),
         max_position_embeddings=0,
         position_offset=0,

@@ -1,4 +1,4 @@
-"""How far an encoder-decoder package is from its float graph: both rewrite the built-in clauses, and are compared on the way."""
+"""How far an encoder-decoder package is from its float graph: both rewrite the clauses of one text, and are compared on the way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from edgelm.rows import AnySeq2Seq
 from edgelm.tokenizer import Tokenizer
-from edgelm_export.quality import Divergence, evaluation_text, require_finite, require_steady
+from edgelm_export.quality import Divergence, require_finite, require_steady
 
 SOURCES = 200
 _NEW_TOKENS = 32
@@ -46,9 +46,9 @@ class Writer:
         return targets
 
 
-def clauses(tokenizer: Tokenizer, context_length: int, vocab_size: int) -> list[list[int]]:
-    """The built-in text by clauses and pieces of them, as ids; what is too long is cut."""
-    words = [clause.split() for clause in _CLAUSE.split(evaluation_text())]
+def clauses(text: str, tokenizer: Tokenizer, context_length: int, vocab_size: int) -> list[list[int]]:
+    """The text by clauses and pieces of them, as ids; what is too long is cut."""
+    words = [clause.split() for clause in _CLAUSE.split(text)]
     pieces = [part[start : start + _WORDS] for part in words for start in range(0, len(part), _WORDS)]
     texts = [" ".join(piece) for piece in pieces][:SOURCES]
     cut = [[token for token in tokenizer.encode(text) if token < vocab_size][:context_length] for text in texts]
@@ -61,8 +61,8 @@ def measure_seq2seq(
     """Compares what two models write.
 
     Returns:
-        "texts"; "decode": a Divergence report over the tokens that the float graph writes; "character_error_rate": edits from its
-        texts to the other's, a character of its own; "steps_against_prefill": largest difference of the float graph's own
+        "decode": a Divergence report over the tokens that the float graph writes; "outputs": "texts", and "character_error_rate",
+        edits from its texts to the other's, a character of its own; "steps_against_prefill": largest difference of the float graph's own
         logits between the two, relative to the largest logit.
 
     Raises:
@@ -86,9 +86,8 @@ def measure_seq2seq(
         advance(len(batch))
     require_steady(drift)
     return {
-        "texts": len(sources),
         "decode": divergence.report(),
-        "character_error_rate": round(edits / max(characters, 1), 6),
+        "outputs": {"texts": len(sources), "character_error_rate": round(edits / max(characters, 1), 6)},
         "steps_against_prefill": round(drift, 8),
     }
 

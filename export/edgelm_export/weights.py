@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
 
 from edgelm.errors import CheckpointError, MissingWeights, UnusedWeights, WrongShape
-from edgelm_export.checkpoint.base import Checkpoint, LazyTensor
+from edgelm_export.checkpoint.base import Checkpoint, Codes, Grid, LazyTensor
+from edgelm_export.low_rank import LowRank, Updates, with_update
 from edgelm_export.names import NameMap, Rows, Source, source_of
-from edgelm_export.transforms import Array, Transform
+from edgelm_export.transforms import Array, RowOrder, Transform
 
 _CHUNK_BYTES = 16 << 20  # rows are read, quantized and written in pieces of about this many float32 bytes
 
@@ -22,7 +23,7 @@ class Weight:
     """One canonical tensor that is still on disk; `shape` as the architecture asked for it.
 
     Its rows begin at row `first` of the checkpoint's tensor, or of part `index` of a stack of them, which may hold others too;
-    every `step`-th row is ours.
+    every `step`-th row is ours. Adapters in `merged` are part of it; those in `kept`, by name, may be added to it at run time.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Weight:
     first: int = 0
     index: int | None = None
     step: int = 1
+    merged: tuple[LowRank, ...] = ()
+    kept: Mapping[str, LowRank] = field(default_factory=dict[str, LowRank])
 
     def read(self) -> Array:
         """The whole tensor as float32 in canonical layout.
@@ -39,7 +42,7 @@ class Weight:
         Raises:
             CheckpointError: it holds NaN or infinity.
         """
-        return self._checked(self._rows(0, math.prod(self.shape[:1])), not_finite)
+        return next(self._pieces([(0, math.prod(self.shape[:1]))], not_finite))
 
     def chunks(self, flaw: Callable[[Array], str | None]) -> Iterator[Array]:
         """The tensor's rows in order, in pieces of bounded size; one of a stack comes whole, and a transformed one, for its rows move.
@@ -47,17 +50,67 @@ class Weight:
         Raises:
             CheckpointError: `flaw` says what is wrong with a piece.
         """
-        whole = self.transform is not None or self.index is not None
-        ranges = [(0, self.shape[0])] if whole else row_ranges(self.shape)
+        yield from self._pieces([(0, self.shape[0])] if self._whole else row_ranges(self.shape), flaw)
+
+    @property
+    def largest_piece(self) -> int:
+        """Bytes of the largest piece of `chunks`, as float32."""
+        nbytes = 4 * math.prod(self.shape)
+        return nbytes if self._whole else min(nbytes, max(_CHUNK_BYTES, 4 * math.prod(self.shape[1:])))
+
+    @property
+    def _whole(self) -> bool:
+        return self.transform is not None or self.index is not None
+
+    def _pieces(self, ranges: Iterable[tuple[int, int]], flaw: Callable[[Array], str | None]) -> Iterator[Array]:
+        updates = [update.read() for update in self.merged]
         for start, stop in ranges:
-            yield self._checked(self._rows(start, stop), flaw)
+            values = self._rows(start, stop)
+            for a, b in updates:
+                values = with_update(values, a, b[start:stop])
+            yield self._checked(values, flaw)
+
+    @property
+    def as_stored(self) -> bool:
+        """Whether the rows are the tensor's own, though perhaps in another order."""
+        moved = self.transform is None or isinstance(self.transform, RowOrder)
+        return moved and self.index is None and not self.merged
+
+    @property
+    def grid(self) -> Grid | None:
+        """How the rows are stored as integers, if they are."""
+        return self.tensor.grid if self.as_stored else None
+
+    def codes(self) -> Iterator[Codes]:
+        """The rows in order as the integers of the grid, in pieces as `chunks` cuts them.
+
+        Raises:
+            CheckpointError: a scale or an offset is NaN or infinite.
+        """
+        transform, grid = self.transform, self.grid
+        if grid is None:
+            raise ValueError(f"{self.name} is not stored as integers")
+        for start, stop in [(0, self.shape[0])] if transform is not None else row_ranges(self.shape):
+            rows = self._span(start, stop)
+            if isinstance(transform, RowOrder):
+                part = grid.read(0, self.tensor.shape[0]).each(transform).each(lambda part, rows=rows: part[rows])
+            else:
+                part = grid.read(rows.start, rows.stop).each(lambda part: part[:: self.step])
+            for values in (part.scales, part.offsets):
+                if values is not None:
+                    self._checked(values, not_finite)
+            yield part
+
+    def _span(self, start: int, stop: int) -> slice:
+        """Rows of ours as a slice of the tensor's."""
+        return slice(self.first + start * self.step, self.first + (stop - 1) * self.step + 1, self.step)
 
     def _rows(self, start: int, stop: int) -> Array:
-        start, stop = self.first + start * self.step, self.first + (stop - 1) * self.step + 1
+        rows = self._span(start, stop)
         if self.transform is None and self.index is None:
-            return self.tensor.read(start, stop)[:: self.step]
+            return self.tensor.read(rows.start, rows.stop)[:: self.step]
         values = self.tensor.read() if self.index is None else self.tensor.read(self.index, self.index + 1)[0]
-        return (values if self.transform is None else self.transform(values))[start : stop : self.step]
+        return (values if self.transform is None else self.transform(values))[rows]
 
     def _checked(self, values: Array, flaw: Callable[[Array], str | None]) -> Array:
         if (found := flaw(values)) is not None:
@@ -83,7 +136,11 @@ def not_finite(values: Array) -> str | None:
 class Weights:
     """Looks tensors up by canonical name and keeps the accounts. Problems are collected, so that one error can list them all."""
 
-    def __init__(self, checkpoint: Checkpoint, names: NameMap, ignored: Mapping[str, str]) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, names: NameMap, ignored: Mapping[str, str], updates: Updates | None = None
+    ) -> None:
+        self.updates = updates or Updates()
+        self.largest_piece = 0  # bytes, of all weights that were asked for
         self._checkpoint = checkpoint
         self._names = names
         self._ignored = ignored
@@ -97,6 +154,11 @@ class Weights:
 
     def get(self, name: str, shape: tuple[int, ...]) -> Weight:
         """The weight `name` of exactly `shape`; a missing or misshapen one is noted and stands in as an empty promise until `finish`."""
+        weight = self._found(name, shape)
+        self.largest_piece = max(self.largest_piece, weight.largest_piece)
+        return weight
+
+    def _found(self, name: str, shape: tuple[int, ...]) -> Weight:
         source, spelling, tensor = self._find(name)
         self._used |= {spelling, *source.also}
         stored = source.stored_shape(shape)
@@ -109,17 +171,19 @@ class Weights:
             )
         if source.flat:
             tensor = _as_row(tensor)
+        merged, kept = self.updates.merged(name, shape), self.updates.kept(name, shape)
         if source.turned:
-            return Weight(name, shape, _part(tensor, source), _transposed(None))
+            return Weight(name, shape, _part(tensor, source), _transposed(None), merged=merged, kept=kept)
         transform = _transposed(source.transform) if source.transposed else source.transform
         rows = source.rows or Rows(0, 0, 0)
-        return Weight(name, shape, tensor, transform, rows.start, source.index, rows.step)
+        return Weight(name, shape, tensor, transform, rows.start, source.index, rows.step, merged, kept)
 
     def finish(self) -> None:
         """Settles the accounts once every weight of every program was asked for.
 
         Raises:
             WrongShape, MissingWeights, UnusedWeights: each lists all its tensors; the first that applies is raised.
+            UnsupportedConfig: an adapter that cannot be kept apart.
         """
         where = self._checkpoint.files[0]
         if self._wrong:
@@ -135,6 +199,7 @@ class Weights:
             raise UnusedWeights(
                 f"{where}: tensors that this architecture does not read, so the result would not be this model: {_listed(unused)}"
             )
+        self.updates.finish()
 
     def _find(self, name: str) -> tuple[Source, str, LazyTensor | None]:
         """Where a weight comes from, how the checkpoint spells that, and the tensor, if it is there."""
@@ -149,7 +214,11 @@ class Weights:
 
 def _as_row(tensor: LazyTensor) -> LazyTensor:
     """[columns] as [1, columns]."""
-    return replace(tensor, shape=(1, *tensor.shape), rows=lambda start, stop: tensor.read()[None][start:stop], raw=None)
+
+    def rows(start: int, stop: int) -> Array:
+        return tensor.read()[None][start:stop]
+
+    return replace(tensor, shape=(1, *tensor.shape), rows=rows, raw=None, grid=None)
 
 
 def _transposed(transform: Transform | None) -> Transform:
@@ -163,7 +232,11 @@ def _part(tensor: LazyTensor, source: Source) -> LazyTensor:
         return tensor
     first, count = source.rows.start, source.rows.stop - source.rows.start
     shape = (count, *tensor.shape[1:])
-    return replace(tensor, shape=shape, rows=lambda start, stop: tensor.read(first + start, first + stop), raw=None)
+
+    def rows(start: int, stop: int) -> Array:
+        return tensor.read(first + start, first + stop)
+
+    return replace(tensor, shape=shape, rows=rows, raw=None, grid=None)
 
 
 def _older_spelling(name: str) -> str:

@@ -6,9 +6,8 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +15,20 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.errors import CheckpointError, PackageError
-from edgelm.package import MANIFEST, sha256
+from edgelm.package import MANIFEST, PROBES, sha256
 from edgelm.progress import progress
 from edgelm.providers import Provider
-from edgelm_export.assemble import assemble, plan
+from edgelm_export.assemble import Assembly, assemble, plan
 from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.checkpoint.slow_tokenizer import VOCABULARIES
 from edgelm_export.graph import Produce
 from edgelm_export.known_answers import known_answers
 from edgelm_export.model import Model
 from edgelm_export.quantize.recipe import Recipe
+from edgelm_export.scratch import scratch_folder
 
 # Tensors start on cache lines, so that kernels may read the mapped file directly.
 _ALIGNMENT = 64
-
-
-@dataclass(frozen=True)
-class Form:
-    """The graphs of one provider: files by program name, probes by file name."""
-
-    programs: Mapping[str, str]
-    probes: Mapping[str, Mapping[str, Any]]
 
 
 class DataFile:
@@ -54,7 +46,7 @@ class DataFile:
         for piece in produce():
             if piece.dtype != dtype:
                 raise TypeError(f"a piece is {piece.dtype}, the tensor {dtype}")
-            self._file.write(np.ascontiguousarray(piece).data)
+            self._file.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
             self._wrote(piece.nbytes)
         length, expected = self._file.tell() - offset, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if length != expected:
@@ -76,21 +68,21 @@ def package_folder(target: Path, *, force: bool) -> Iterator[Path]:
     check_target(target, force=force)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        scratch = scratch_folder(target.parent, f".{target.name}.edgelm-")
     except OSError as error:
         raise PackageError(f"{target} cannot be written: {error.strerror}; choose another folder with -o") from error
-    try:
-        yield folder
-        folder.chmod(0o777 & ~_umask())
-        _replace(folder, target)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PackageError(
-                f"the disk of {target.parent} is full; nothing was left behind. Free space or choose another folder with -o"
-            ) from error
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with scratch as folder:
+        try:
+            yield folder
+            folder.chmod(0o777 & ~_umask())
+            _replace(folder, target)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise PackageError(
+                    f"the disk of {target.parent} is full; nothing was left behind. Free space, lift a limit on the size of files "
+                    "(ulimit -f), or choose another folder with -o"
+                ) from error
+            raise
 
 
 def check_target(target: Path, *, force: bool) -> None:
@@ -125,12 +117,8 @@ def check_space(target: Path, nbytes: int) -> None:
 
 def write_programs(
     model: Model, recipe: Recipe, providers: Sequence[Provider], folder: Path, taps: Sequence[str] = ()
-) -> list[Form]:
-    """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well.
-
-    Returns:
-        What was written for each provider: programs, and the probes of the operators they use, as the manifest lists them.
-    """
+) -> Assembly:
+    """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well."""
     total = plan(model, recipe, *providers).nbytes
     files: dict[str, DataFile] = {}
     with progress(total, f"Writing {recipe.name}", "B") as bar:
@@ -141,24 +129,24 @@ def write_programs(
                     files[name] = DataFile(folder / f"{name}.onnx.data", bar.advance)
                 return files[name]
 
-            forms = assemble(model, recipe, providers, store_for, taps)
+            assembly = assemble(model, recipe, providers, store_for, taps)
         finally:
             for file in files.values():
                 file.close()
-    suffixes = ["", *(f".{provider.name}" for provider in providers[1:])]
-    return [_write_form(*form, folder) for form in zip(forms, providers, suffixes, strict=True)]
+    for form in assembly.forms:
+        for name, file in form.files.items():
+            write_graph(form.programs[name], folder / file)
+    return assembly
 
 
-def _write_form(programs: Mapping[str, ir.Model], provider: Provider, suffix: str, folder: Path) -> Form:
-    files = {name: f"{name}{suffix}.onnx" for name in programs}
-    for name, program in programs.items():
-        write_graph(program, folder / files[name])
-    probes: dict[str, Mapping[str, Any]] = {}
-    for number, probe in enumerate(known_answers(programs.values(), provider.activation_dtype)):
-        name = f"probe-{number}{suffix}.onnx"
-        (folder / name).write_bytes(probe.graph)
-        probes[name] = {"operator": probe.operator, "tolerance": probe.tolerance}
-    return Form(files, probes)
+def write_probes(
+    programs: Iterable[ir.Model], provider: Provider, folder: Path, file: str = PROBES
+) -> Mapping[str, Mapping[str, Any]]:
+    """Writes the known answers of the operators that programs use, and says what the manifest says of them."""
+    answers = known_answers(programs, provider.activation_dtype)
+    if answers.probes:
+        (folder / file).write_bytes(answers.graph)
+    return answers.probes
 
 
 def write_graph(program: ir.Model, file: Path) -> None:
@@ -186,9 +174,10 @@ def write_texts(checkpoint: Checkpoint, folder: Path) -> None:
             (folder / file.name).write_bytes(file.read_bytes())
 
 
-def digests(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file of a folder but the manifest."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+def digests(folder: Path, names: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of those files of a folder, by default of all but the manifest."""
+    everything = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = sorted(everything if names is None else (folder / name for name in names))
     return {
         path.relative_to(folder).as_posix(): {"sha256": sha256(path), "size": path.stat().st_size} for path in files
     }

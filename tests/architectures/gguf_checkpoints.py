@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,13 @@ _YARN = (
 )
 
 
-def write_gguf(path: Path, config: Config, tensors: Tensors, tensor_type: str = "F32") -> Path:
-    """Writes the file; matrices take `tensor_type`, norms and biases stay float32 as llama.cpp keeps them. Returns the path."""
+def write_gguf(
+    path: Path, config: Config, tensors: Tensors, tensor_type: str = "F32", others: Mapping[str, str] | None = None
+) -> Path:
+    """Writes the file; matrices take `tensor_type`, norms and biases stay float32 as llama.cpp keeps them. Returns the path.
+
+    `others` are the types of matrices whose names end so.
+    """
     family = FAMILIES[config["model_type"]]
     layers = next(config[key] for key in ("num_hidden_layers", "n_layer", "n_layers") if key in config)
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[family.arch])
@@ -55,7 +61,8 @@ def write_gguf(path: Path, config: Config, tensors: Tensors, tensor_type: str = 
     for name, values in family.tensors(older, tensors).items():
         stored_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert stored_name is not None, f"llama.cpp knows no tensor {name}"
-        _add_tensor(writer, stored_name, values, tensor_type)
+        kinds = [kind for end, kind in (others or {}).items() if stored_name.endswith(end)]
+        _add_tensor(writer, stored_name, values, kinds[0] if kinds else tensor_type)
     for name, values in family.more(older).items():
         _add_tensor(writer, name, values, tensor_type)
     writer.write_header_to_file()

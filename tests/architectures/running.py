@@ -20,7 +20,7 @@ Logits = NDArray[np.float32]
 # Largest difference allowed, relative to the largest reference logit, between two float32 computations of the same.
 FLOAT_TOLERANCE = 1e-4
 
-GREEDY = {"temperature": 0.0, "repetition_penalty": 1.0}
+GREEDY: dict[str, Any] = {"temperature": 0.0, "repetition_penalty": 1.0}
 
 
 def export_and_load(source: Path, out: Path, precision: str = "fp32") -> DecoderModel:

@@ -128,7 +128,7 @@ def programs(source: Path, precision: str, provider: Provider) -> Iterable[ir.Mo
     """The programs of a checkpoint, built and not written."""
     model = understand(open_checkpoint(source))
     recipe = preset(precision, model.config.num_hidden_layers, family=model.family).without_block_sums()
-    return assemble(model, recipe, [provider], lambda _: Plan())[0].values()
+    return assemble(model, recipe, [provider], lambda _: Plan()).forms[0].programs.values()
 
 
 def round_results(file: Path) -> Path:

@@ -10,9 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from machine import machine
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "benchmarks"
+
+# ggml of llama-cpp-python 0.3.36 dies of an illegal instruction (tilezero) in the code that it has for AMX.
+_WITHOUT_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 
 _VERSIONS = """
 import importlib.metadata, json, platform, sys
@@ -22,19 +27,25 @@ print(json.dumps({"python": platform.python_version(), **found}))
 
 
 def environment(name: str) -> Path:
-    """The interpreter of `.venv-NAME`, installed from requirements-NAME.txt where it is not yet."""
-    requirements = HERE / f"requirements-{name}.txt"
+    """The interpreter of `.venv-NAME`, installed from requirements-NAME.txt where it is not yet.
+
+    What stands in requirements-NAME-alone.txt, where there is one, is installed without what it says it needs.
+    """
+    requirements, alone = HERE / f"requirements-{name}.txt", HERE / f"requirements-{name}-alone.txt"
+    files = [requirements, *([alone] if alone.exists() else [])]
     folder = ROOT / f".venv-{name}"
     python, stamp = folder / "bin" / "python", folder / ".installed"
-    wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     if python.exists() and stamp.exists() and stamp.read_text(encoding="ascii") == wanted:
         return python
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     install = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-input"]
-    subprocess.run(
-        [*install, "-r", str(requirements)], check=True, env={**os.environ, "PIP_ROOT_USER_ACTION": "ignore"}
-    )
+    flags = _WITHOUT_AMX if "amx_int8" in machine()["instruction_sets"] else ""
+    variables = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore", "CFLAGS": flags, "CXXFLAGS": flags}
+    for file in files:
+        settings = ["--no-deps"] if file == alone else []
+        subprocess.run([*install, *settings, "-r", str(file)], check=True, env=variables)
     stamp.write_text(wanted, encoding="ascii")
     return python
 

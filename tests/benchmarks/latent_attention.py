@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 import numpy as np
 import onnx_ir as ir
-from results import say
+from machine import machine
+from results import say, write
 
 from edgelm import signature
 from edgelm.decode import Decoder
@@ -167,7 +168,10 @@ def prefilled(decoder: Decoder, ids: list[int]) -> tuple[float, float]:
 @click.option("--threads", default=1, show_default=True)
 @click.option("--rounds", default=11, show_default=True, help="Pairs of runs, in turn.")
 @click.option("--steps", default=8, show_default=True, help="Decode steps a run.")
-def main(precision: str, layers: int, heads: int, context: int, threads: int, rounds: int, steps: int) -> None:
+@click.option("--output", type=click.Path(path_type=Path), help="Result file. [default: none is written]")
+def main(
+    precision: str, layers: int, heads: int, context: int, threads: int, rounds: int, steps: int, output: Path | None
+) -> None:
     """Measure decode steps and a chunk of prefill in both forms."""
     config = {**CONFIG, "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": heads}
     config["first_k_dense_replace"] = layers
@@ -217,9 +221,27 @@ def main(precision: str, layers: int, heads: int, context: int, threads: int, ro
                 ("decode_cpu", decoded, 0),
                 ("decode_wall", decoded, 1),
                 ("later_chunk_cpu", chunks, 0),
+                ("later_chunk_wall", chunks, 1),
             )
         }
         say(json.dumps({**figures, "expanded over absorbed": ratios}, indent=1))
+    values = {
+        "what": "latent",
+        "machine": machine(),
+        "command": f"python tests/benchmarks/latent_attention.py --layers {layers} --heads {heads} --threads {threads}",
+        "settings": {
+            "precision": precision,
+            "layers": layers,
+            "heads": heads,
+            "context": context,
+            "threads": threads,
+            "rounds": rounds,
+        },
+        "forms": figures,
+        "expanded_over_absorbed": ratios,
+    }
+    if output is not None:
+        write(values, output)
 
 
 def _median(runs: list[tuple[float, float]], which: int) -> float:

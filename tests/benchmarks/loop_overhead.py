@@ -15,12 +15,14 @@ import onnxruntime
 from contenders import prepare
 from decoders import decoders
 from machine import machine, pick_cpus
-from measure import NEW_TOKENS, PROMPT_TOKENS, evaluation_ids
+from measure import evaluation_ids
 from results import RESULTS, say, write
 
 import edgelm
 from edgelm.text_generation import DecoderModel
 from edgelm_export.sources import resolve_source
+
+PROMPT_TOKENS, NEW_TOKENS = 32, 128
 
 
 @click.command()
@@ -34,7 +36,7 @@ def main(package: Path | None, model: str, threads: int, rounds: int, output: Pa
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, pick_cpus(threads))
     package = package or prepare(decoders(threads)["edgelm-int4"], resolve_source(model).path)
-    loaded = edgelm.load(package, threads=threads)
+    loaded = edgelm.load(package, threads=threads, prefix_cache_mib=0)
     prompt = evaluation_ids(package)[:PROMPT_TOKENS]
     bare = BareLoop(loaded, len(prompt) + NEW_TOKENS + 1)
     pairs = [(_stream(loaded, prompt), bare.run(len(prompt), NEW_TOKENS)) for _ in range(rounds + 2)][2:]

@@ -4,39 +4,55 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from contenders import Contender, Entered, run_worker
+from protocol import decode_key, ttft_key
 from rounds import Rounds, Say, measure_in_turn
 
 from edgelm.tokenizer import Tokenizer
-from edgelm_export.quality import TEXT_TOKENS, Divergence, evaluation_text
+from edgelm_export.evaluation import built_in_text
+from edgelm_export.quality import TEXT_TOKENS, Divergence
 
-PREFILL_TOKENS, PROMPT_TOKENS, NEW_TOKENS = 512, 32, 128
+NEW_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Prompts whose first token is waited for, and contexts that steps follow, in tokens."""
+
+    prompts: Sequence[int] = (32, 512, 2048)
+    contexts: Sequence[int] = (32, 512, 4096)
 
 
 def evaluation_ids(package: Path) -> list[int]:
     """The text that `edgelm export` verifies with, as this package's tokenizer cuts it."""
-    return Tokenizer.from_folder(package).encode(evaluation_text())[:TEXT_TOKENS]
+    return Tokenizer.from_folder(package).encode(built_in_text().text)[:TEXT_TOKENS]
 
 
-def measure_speed(entered: Entered, ids: Sequence[int], cpus: Sequence[int], rounds: int, say: Say) -> Rounds:
-    """Time to the first token of a long prompt, and decode speed after a short one."""
+def measure_speed(
+    entered: Entered, ids: Sequence[int], lengths: Lengths, cpus: Sequence[int], rounds: int, say: Say
+) -> Rounds:
+    """Time to the first token of prompts, and speed of steps after contexts; `ids` are repeated as often as it takes."""
+    longest = max(*lengths.prompts, *lengths.contexts)
     task = {
         "mode": "speed",
         "cpus": list(cpus),
-        "prefill_ids": list(ids[:PREFILL_TOKENS]),
-        "decode_ids": list(ids[:PROMPT_TOKENS]),
+        "ids": (list(ids) * (longest // len(ids) + 1))[:longest],
+        **asdict(lengths),
         "new_tokens": NEW_TOKENS,
-        "repeats": 3,
+        "repeats": 2,
     }
-    return measure_in_turn(entered, task, rounds, _describe, say)
 
+    def describe(result: Mapping[str, Any]) -> str:
+        prompts = "/".join(f"{result[ttft_key(length)]:.0f}" for length in lengths.prompts)
+        contexts = "/".join(f"{result[decode_key(length)]:.0f}" for length in lengths.contexts)
+        return f"TTFT {prompts} ms   decode {contexts} tokens/s"
 
-def _describe(result: Mapping[str, Any]) -> str:
-    return f"prefill {result['ttft_ms']:7.1f} ms   decode {result['decode_tokens_per_second']:6.1f} tokens/s"
+    return measure_in_turn(entered, task, rounds, describe, say)
 
 
 def measure_divergence(

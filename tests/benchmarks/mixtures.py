@@ -15,7 +15,7 @@ from contenders import EDGELM, Contender, build_in, export_package, prepare
 from environments import BUILD
 from synthetic import write_checkpoint
 
-from edgelm.package import MANIFEST, sha256
+from edgelm.package import MANIFEST, sealed, sha256
 
 Config = Mapping[str, Any]
 
@@ -135,4 +135,4 @@ def compute_all_experts(package: Path, folder: Path) -> None:
         file.unlink()  # the links of the original
     graph.write_bytes(model.SerializeToString())
     values["files"][graph.name] = {"sha256": sha256(graph), "size": graph.stat().st_size}
-    manifest.write_text(json.dumps(values), encoding="utf-8")
+    manifest.write_text(sealed(values), encoding="utf-8")

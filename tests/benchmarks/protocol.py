@@ -47,25 +47,37 @@ def speed(
     prefill: Callable[[list[int]], None],
     decode: Callable[[list[int], int], float],
 ) -> dict[str, Any]:
-    """The timed part, the same for all: a warm-up of each, then repeats.
+    """The timed part, the same for all: a warm-up, then repeats.
 
     Args:
-        task: "prefill_ids", "decode_ids", "new_tokens", "repeats".
+        task: "ids", "prompts" and "contexts" (numbers of them to begin with), "new_tokens", "repeats".
         prefill: runs a prompt up to its first new token.
-        decode: runs a prompt and that many new tokens; returns tokens/s from the first new token to the last.
+        decode: runs a context and that many new tokens; returns tokens/s from the first new token to the last.
     """
-    ids, prompt, count = task["prefill_ids"], task["decode_ids"], task["new_tokens"]
-    prefill(ids)
-    decode(prompt, count)
-    ttft: list[float] = []
-    rates: list[float] = []
+    ids, count = task["ids"], task["new_tokens"]
+    figures: dict[str, list[float]] = {}
+    prefill(ids[: max(task["prompts"])])
+    decode(ids[: min(task["contexts"])], count)
 
     def repeat() -> None:
-        ttft.extend(_milliseconds(lambda: prefill(ids)) for _ in range(task["repeats"]))
-        rates.extend(decode(prompt, count) for _ in range(task["repeats"]))
+        for _ in range(task["repeats"]):
+            for length in task["prompts"]:
+                figures.setdefault(ttft_key(length), []).append(_milliseconds(lambda n=length: prefill(ids[:n])))
+            for length in task["contexts"]:
+                figures.setdefault(decode_key(length), []).append(decode(ids[:length], count))
 
     share = waiting_share(repeat)
-    return {"ttft_ms": ttft, "decode_tokens_per_second": rates, "waiting_share": share}
+    return {**figures, "waiting_share": share}
+
+
+def ttft_key(prompt_tokens: int) -> str:
+    """What the time to the first token of such a prompt is called in an answer."""
+    return f"ttft_{prompt_tokens}_ms"
+
+
+def decode_key(context: int) -> str:
+    """What the speed of steps after such a context is called."""
+    return f"decode_{context}_tokens_per_second"
 
 
 def waiting_share(call: Callable[[], None]) -> float:

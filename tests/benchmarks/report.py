@@ -10,6 +10,7 @@ from typing import Any
 from page import table, where
 from report_decoders import loop, speed, speed_picture
 from report_encoders import encoders, encoders_picture
+from report_mixtures import latent, mixtures
 from report_seq2seq import seq2seq
 
 HEAD = """# Benchmarks
@@ -23,7 +24,15 @@ def write_report(docs: Path) -> None:
     """Writes docs/benchmarks.md, and a picture beside each result file that has one."""
     folder = docs / "benchmarks"
     results = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
-    sections = {"speed": speed, "encoders": encoders, "seq2seq": seq2seq, "loop": loop, "memory": memory}
+    sections = {
+        "speed": speed,
+        "encoders": encoders,
+        "seq2seq": seq2seq,
+        "mixtures": mixtures,
+        "latent": latent,
+        "loop": loop,
+        "memory": memory,
+    }
     pictures = {"speed": speed_picture, "encoders": encoders_picture}
     parts = [HEAD, *(section(results[name]) for name, section in sections.items() if name in results)]
     if not results:

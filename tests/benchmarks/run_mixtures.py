@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from contenders import enter, export_package
 from environments import BUILD
 from export_memory import export_once
 from machine import machine, pick_cpus
-from measure import NEW_TOKENS, PROMPT_TOKENS, measure_speed
+from measure import NEW_TOKENS, Lengths, measure_speed
 from mixtures import CONFIGS, EIGHT_BILLION, SIXTY_FOUR_BY_24, contenders, synthetic_checkpoint
 from results import RESULTS, say, write
 from rounds import summarize
@@ -22,6 +23,8 @@ from synthetic import write_checkpoint
 
 from edgelm.providers import PROVIDERS
 from edgelm.session import Program
+
+LENGTHS = Lengths(prompts=(512,), contexts=(32,))
 
 
 @click.command()
@@ -36,7 +39,7 @@ def main(rounds: int, threads: int, models: tuple[str, ...], memory: bool, outpu
         "what": "mixtures",
         "machine": machine(),
         "command": f"python tests/benchmarks/run_mixtures.py --rounds {rounds} --threads {threads}",
-        "settings": {"threads": threads, "prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS},
+        "settings": {"threads": threads, "rounds": rounds, **asdict(LENGTHS), "new_tokens": NEW_TOKENS},
         "decode": {name: _decode(name, rounds, threads) for name in models or CONFIGS},
         "session_seconds": _session_seconds(threads),
     }
@@ -49,11 +52,15 @@ def _decode(name: str, rounds: int, threads: int) -> dict[str, Any]:
     known = contenders(name, threads)
     entered = enter([*known], known, synthetic_checkpoint(name), say)
     ids = np.random.default_rng(0).integers(3, CONFIGS[name]["vocab_size"], 512).tolist()
-    results = measure_speed(entered, ids, pick_cpus(threads), rounds, say)
+    results = measure_speed(entered, ids, LENGTHS, pick_cpus(threads), rounds, say)
     return {
         "config": dict(CONFIGS[name]),
         "contenders": {
-            contender: {**entered[contender][0].facts(entered[contender][1]), "summary": summarize(results[contender])}
+            contender: {
+                **entered[contender][0].facts(entered[contender][1]),
+                "summary": summarize(results[contender]),
+                "rounds": results[contender],
+            }
             for contender in entered
         },
     }

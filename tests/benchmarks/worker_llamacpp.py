@@ -1,4 +1,4 @@
-"""Runs a GGUF file with llama.cpp, greedily, through its C interface. Reads protocol.speed's keys."""
+"""Runs a GGUF file with llama.cpp, greedily, through its C interface. Reads protocol.speed's keys, or "logits_ids" and "logits_file"."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import ctypes
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import numpy as np
 from protocol import answer, read_task, speed
 
-CONTEXT = 1024
-
 
 class Decoder:
     """One sequence on one context."""
 
-    def __init__(self, file: Path, threads: int) -> None:
+    def __init__(self, file: Path, threads: int, context: int) -> None:
         llama_cpp.llama_backend_init()
         self._silence = llama_cpp.llama_log_callback(lambda *_: None)
         llama_cpp.llama_log_set(self._silence, ctypes.c_void_p(0))
         self._model = llama_cpp.llama_model_load_from_file(str(file).encode(), llama_cpp.llama_model_default_params())
         settings = llama_cpp.llama_context_default_params()
-        settings.n_ctx, settings.n_batch, settings.n_ubatch = CONTEXT, CONTEXT, CONTEXT
+        # Its own sizes of batches, which are its fastest here too.
+        settings.n_ctx = context
         settings.n_threads = settings.n_threads_batch = threads
+        self._batch = int(settings.n_batch)
         self._context = llama_cpp.llama_init_from_model(self._model, settings)
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
 
@@ -34,35 +35,57 @@ class Decoder:
 
     def feed(self, ids: Sequence[int]) -> int:
         """Appends tokens; the most likely one to follow them."""
-        tokens = (llama_cpp.llama_token * len(ids))(*ids)
-        if llama_cpp.llama_decode(self._context, llama_cpp.llama_batch_get_one(tokens, len(ids))):
+        for start in range(0, len(ids), self._batch):
+            piece = ids[start : start + self._batch]
+            tokens = (llama_cpp.llama_token * len(piece))(*piece)
+            self._run(llama_cpp.llama_batch_get_one(tokens, len(piece)))
+        return int(self._logits(-1).argmax())
+
+    def all_logits(self, ids: Sequence[int]) -> Any:
+        """Logits after each token, [tokens, vocab_size], of an empty sequence."""
+        self.clear()
+        batch = llama_cpp.llama_batch_init(len(ids), 0, 1)
+        batch.n_tokens = len(ids)
+        for i, token in enumerate(ids):
+            batch.token[i], batch.pos[i], batch.logits[i] = token, i, 1
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+        self._run(batch)
+        return np.stack([self._logits(i).copy() for i in range(len(ids))])
+
+    def _run(self, batch: Any) -> None:
+        if llama_cpp.llama_decode(self._context, batch):
             raise RuntimeError("llama.cpp failed")
-        logits = llama_cpp.llama_get_logits_ith(self._context, -1)
-        return int(np.ctypeslib.as_array(logits, shape=(self._vocab_size,)).argmax())
+
+    def _logits(self, position: int) -> Any:
+        logits = llama_cpp.llama_get_logits_ith(self._context, position)
+        return np.ctypeslib.as_array(logits, shape=(self._vocab_size,))
 
 
 def main() -> None:
     task = read_task()
     start = time.perf_counter()
-    decoder = Decoder(Path(task["package"]) / "model.gguf", task["threads"])
+    speed_task = task["mode"] == "speed"
+    longest = max(*task["prompts"], *task["contexts"]) if speed_task else len(task["logits_ids"])
+    room = longest + task.get("new_tokens", 0) + 1
+    decoder = Decoder(Path(task["package"]) / "model.gguf", task["threads"], room)
     load_s = time.perf_counter() - start
+    if not speed_task:
+        np.save(task["logits_file"], decoder.all_logits(task["logits_ids"]))
+        answer({"load_s": load_s})
 
     def prefill(ids: list[int]) -> None:
         decoder.clear()
         decoder.feed(ids)
 
-    cpu_ms: list[float] = []
-
     def decode(ids: list[int], count: int) -> float:
         decoder.clear()
         token = decoder.feed(ids)
-        begun, used = time.perf_counter(), time.process_time()
+        begun = time.perf_counter()
         for _ in range(count):
             token = decoder.feed([token])
-        cpu_ms.append((time.process_time() - used) / count * 1e3)
         return count / (time.perf_counter() - begun)
 
-    answer({"load_s": load_s, **speed(task, prefill, decode), "decode_cpu_ms": cpu_ms})
+    answer({"load_s": load_s, **speed(task, prefill, decode)})
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ def test_export_takes_a_task_and_a_pooling(tmp_path: Path) -> None:
     assert "cosine mean" in result.stdout
     facts = json.loads(run("inspect", tmp_path / "out", "--json").stdout)
     assert facts["pooling"] == ["cls"]
-    assert facts["quality"]["worst_cosine"] > 0.9
+    assert facts["quality"]["outputs"]["worst_cosine"] > 0.9
 
 
 def test_encoders_need_nothing_of_the_exporter(embedder: Path) -> None:

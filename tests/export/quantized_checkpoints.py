@@ -69,7 +69,13 @@ def in_fp8(
     return stored, floats
 
 
-def requantized(source: Path, target: Path, settings: Mapping[str, Any] | None, tensors: Mapping[str, Array]) -> Path:
+def requantized(
+    source: Path,
+    target: Path,
+    settings: Mapping[str, Any] | None,
+    tensors: Mapping[str, Array],
+    key: str = "quantization_config",
+) -> Path:
     """A copy of a hub folder with other weights, and with a quantization_config where there are settings."""
     target.mkdir(parents=True)
     for file in source.iterdir():
@@ -77,6 +83,6 @@ def requantized(source: Path, target: Path, settings: Mapping[str, Any] | None, 
             (target / file.name).write_bytes(file.read_bytes())
     if settings is not None:
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-        (target / "config.json").write_text(json.dumps(config | {"quantization_config": settings}), encoding="utf-8")
+        (target / "config.json").write_text(json.dumps(config | {key: settings}), encoding="utf-8")
     write_safetensors(target / "model.safetensors", tensors, {"format": "pt"})
     return target

@@ -301,7 +301,7 @@ def test_every_format_goes_by_its_name() -> None:
 def test_an_unknown_format_names_the_known_ones() -> None:
     with pytest.raises(
         InvalidOption,
-        match=r"weight format 'int3-b32' is not known \(known: float32, float16, int8-b16, .*int4-b32-affine",
+        match=r"weight format 'int3-b32' is not known \(known: float32, float16, bfloat16, int8-b16, .*int4-b32-affine",
     ):
         find_format("int3-b32")
 

@@ -231,13 +231,13 @@ def test_chat_template_gets_its_own_file(tmp_path: Path) -> None:
 
 
 def test_named_chat_templates_stay_together(tmp_path: Path) -> None:
-    templates = {"tokenizer.chat_template": "plain", "tokenizer.chat_template.tool_use": "with tools"}
+    templates = {"tokenizer.chat_template": "plain", "tokenizer.chat_template.tool_use": "with {{ tools | length }}"}
     files = tokenizer_files({**byte_level(), **templates, "tokenizer.chat_templates": ["tool_use"]})
     assert "chat_template.jinja" not in files
     (tmp_path / "tokenizer_config.json").write_bytes(files["tokenizer_config.json"])
     template = ChatTemplate.from_folder(tmp_path, {})
     assert template is not None
-    assert template.render([{"role": "user"}], tools=[{}]) == "with tools"
+    assert template.render([{"role": "user"}], tools=[{}]) == "with 1"
 
 
 def test_chat_template_that_is_no_text_is_refused() -> None:

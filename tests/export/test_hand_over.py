@@ -183,7 +183,7 @@ def test_a_trace_that_holds_for_some_lengths_only_fails_the_export(toy: Path, mo
         raise RuntimeError("Reshape: 22 is no multiple of 8\nat some place")
 
     monkeypatch.setattr("edgelm.session.Program.run_values", bare)
-    message = r"Optimum's graph of toy does not run on the built-in text.*\(Reshape: 22 is no multiple of 8\)"
+    message = r"Optimum's graph of toy does not run on the evaluation text.*\(Reshape: 22 is no multiple of 8\)"
     with pytest.raises(VerificationError, match=message):
         edgelm.export(toy, toy.parent / "out")
 

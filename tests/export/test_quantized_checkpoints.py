@@ -301,7 +301,7 @@ def test_a_flaw_in_every_tensor_of_a_large_checkpoint_still_fits_a_message(tmp_p
         (compressed("tensor", dynamic=True), "dynamic True is not supported"),
         (compressed("block"), "block_structure is None, expected two whole numbers from 1"),
         (compressed("block", block_structure="0x8"), "block_structure is [0, 8], expected two whole numbers from 1"),
-        (compressed("tensor") | {"format": "pack-quantized"}, "format 'pack-quantized' is not supported"),
+        (compressed("tensor") | {"format": "nvfp4-pack-quantized"}, "format 'nvfp4-pack-quantized' is not supported"),
         (compressed("tensor") | {"sparsity_config": {"format": "sparse-24"}}, "sparsity_config is not supported"),
         (compressed("tensor") | {"transform_config": {"r1": {}}}, "transform_config is not supported"),
         (compressed("tensor") | {"moe_sparsity_config": {"a": 1}}, "moe_sparsity_config is not supported"),
@@ -332,7 +332,7 @@ def test_settings_that_are_not_supported_are_named(tmp_path: Path, settings: dic
     assert "take the unquantized checkpoint" in str(caught.value)
 
 
-@pytest.mark.parametrize("settings", [{"quant_method": "gptq"}, {"bits": 4}, {"quant_method": ["fp8"]}, "fp8"])
+@pytest.mark.parametrize("settings", [{"quant_method": "hqq"}, {"bits": 4}, {"quant_method": ["fp8"]}, "fp8"])
 def test_a_method_nobody_knows_leaves_the_checkpoint_as_it_is(tmp_path: Path, settings: Any) -> None:
     checkpoint = opened(tmp_path, settings, {"x.weight": CODES})
     assert checkpoint.config["quantization_config"] == settings

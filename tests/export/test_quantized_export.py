@@ -85,8 +85,8 @@ def test_a_scale_that_is_no_number_is_refused_by_name(checkpoint: Path, tmp_path
     ("quantization", "message"),
     [
         (
-            {"quant_method": "gptq", "bits": 4},
-            r"quantization_config 'gptq' is not read yet \(known: compressed-tensors, fp8, mxfp4\); take the unquantized",
+            {"quant_method": "hqq", "bits": 4},
+            r"quantization_config 'hqq' is not read yet \(known: awq, bitsandbytes, .*, mxfp4\); take the unquantized",
         ),
         ({"bits": 4}, r"quantization_config of an unnamed kind is not read yet \(known: "),
         ("fp8", r"quantization_config of an unnamed kind is not read yet"),

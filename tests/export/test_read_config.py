@@ -94,7 +94,7 @@ def test_everything_unsupported_is_listed_at_once() -> None:
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
         ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
         ({"head_dim": 20}, "head_dim 20 is not a multiple of 8"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config 'gptq' is not read yet .known: compr"),
+        ({"quantization_config": {"quant_method": "hqq"}}, "quantization_config 'hqq' is not read yet .known: awq"),
         ({"hidden_act": ["silu"]}, r"hidden_act \['silu'\] is not supported"),
         ({"partial_rotary_factor": 1.5}, "partial_rotary_factor 1.5 of head_dim 16 is no even number of dimensions"),
         ({"partial_rotary_factor": 0.2}, "partial_rotary_factor 0.2 of head_dim 16 is no even number of dimensions"),
@@ -154,3 +154,16 @@ def test_a_config_without_model_type_is_refused() -> None:
 def test_every_registered_type_reads() -> None:
     for model_type in REGISTRY:
         assert read(model_type=model_type).model_type == model_type
+
+
+@pytest.mark.parametrize("kind", [["llama3"], {"a": 1}, 3])
+def test_a_rope_type_that_is_no_text_is_listed(kind: Any) -> None:
+    with pytest.raises(UnsupportedConfig, match="rope type .* is not supported"):
+        read(rope_scaling={"rope_type": kind, "factor": 2.0})
+
+
+def test_more_layers_than_any_model_has_are_refused_before_they_take_memory() -> None:
+    with pytest.raises(
+        UnsupportedConfig, match="num_hidden_layers is 2147483647, expected a whole number from 1 to 2048"
+    ):
+        read(num_hidden_layers=2**31 - 1)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgelm.errors import InvalidOption
-from edgelm_export.quantize.recipe import PRECISIONS, Recipe, preset, recipe_from_file
+from edgelm_export.quantize.recipe import PRECISIONS, Recipe, preset, recipe_of
+from edgelm_export.quantize.recipe_file import recipe_from_file, write_recipe
 
 LAYERS = 30
 GROUPS = [f"layers.{i}.{name}" for i in range(LAYERS) for name in ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")]
@@ -79,7 +80,8 @@ def test_block_size_is_that_of_the_low_bits() -> None:
 
 def test_an_unknown_precision_names_the_known_ones() -> None:
     with pytest.raises(
-        InvalidOption, match=r"precision 'int5' is not known \(known: fp32, fp16, int8, int8-plain, int4, int4-plain\)"
+        InvalidOption,
+        match=r"precision 'int5' is not known \(known: fp32, fp16, int8, int8-plain, int4, int4-plain, keep, keep-fast\)",
     ):
         preset("int5", LAYERS)
 
@@ -140,12 +142,51 @@ def test_rules_that_only_a_preset_added_may_stay_unused(tmp_path: Path) -> None:
         ('[rules]\n"*" = "q4_0"', "recipe.toml: weight format 'q4_0' is not known"),
         ('precision = "int5"', "recipe.toml: precision 'int5' is not known"),
         ('formats = "int4"\nblock = 3', "block, formats is no part of a recipe"),
+        ('name = ""', "'name' must be a text"),
+        ("name = 3", "'name' must be a text"),
+        ("calibrated = 1", "'calibrated' must be true or false"),
         ("[rules", "recipe.toml: the recipe is neither TOML nor JSON"),
     ],
 )
 def test_mistakes_in_a_file_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InvalidOption, match=message):
         recipe_from_file(write(tmp_path, text), LAYERS)
+
+
+def test_a_file_says_whether_it_is_calibrated(tmp_path: Path) -> None:
+    def compensates(text: str) -> bool:
+        return recipe_from_file(write(tmp_path, text), LAYERS).compensates
+
+    assert compensates('precision = "int4"')
+    assert not compensates('precision = "int4-plain"')
+    assert compensates('[rules]\n"*" = "int4-b32"')
+    assert not compensates('calibrated = false\n[rules]\n"*" = "int4-b32"')
+    assert compensates('precision = "int4-plain"\ncalibrated = true')
+
+
+def test_formats_of_a_decoder_become_few_rules() -> None:
+    forms = {name: "int8-b64" if "down" in name else "int4-b32" for name in GROUPS} | {"lm_head": "int8-b32"}
+    forms["layers.12.down_proj"] = "int4-b128"
+    recipe = recipe_of("found", forms, Recipe("", (), compensates=True))
+    assert {name: recipe.format_for(name).name for name in forms} == forms
+    assert recipe.compensates
+    used = recipe.used()
+    assert used.rules[0] == ("layers.12.down_proj", "int4-b128")
+    assert len(used.rules) == 6
+    used.check_used()
+
+
+def test_a_recipe_written_to_a_file_is_read_back_the_same(tmp_path: Path) -> None:
+    rules = (("layers.0.*", "int8-b32"), ('odd "name" \\ *', "float16"), ("*", "int4-b32"))
+    recipe = Recipe("max-kld-0.1", rules, compensates=True, moments=lambda _: None)
+    write_recipe(tmp_path / "found.toml", recipe.as_manifest())
+    again = recipe_from_file(tmp_path / "found.toml", LAYERS)
+    assert (again.name, again.rules, again.compensates) == ("max-kld-0.1", rules, True)
+
+
+def test_a_recipe_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match="the recipe cannot be written: .*; the package itself is complete"):
+        write_recipe(tmp_path / "absent" / "found.toml", Recipe("a", ()).as_manifest())
 
 
 def test_a_file_that_is_no_table_is_an_error(tmp_path: Path) -> None:
@@ -193,3 +234,9 @@ def test_a_file_builds_on_the_presets_of_its_family(tmp_path: Path) -> None:
     path = write(tmp_path, 'precision = "int8"\n[rules]\n"layers.0.*" = "float16"\n')
     recipe = recipe_from_file(path, LAYERS, family="encoder")
     assert names(recipe, "layers.0.o_proj", "layers.1.o_proj") == ["float16", "int8-dynamic"]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000])
+def test_json_made_to_exhaust_a_reader_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match=r"own.json: the recipe is neither TOML nor JSON"):
+        recipe_from_file(write(tmp_path, text, "own.json"), LAYERS)

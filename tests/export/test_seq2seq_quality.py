@@ -13,6 +13,7 @@ from edgelm.errors import MissingWeights
 from edgelm.package import Package
 from edgelm.tokenizer import Tokenizer
 from edgelm_export import seq2seq_quality
+from edgelm_export.evaluation import built_in_text
 from edgelm_export.seq2seq_quality import SOURCES, clauses, edit_distance
 from tests.architectures.seq2seq_checkpoints import tiny_seq2seq
 
@@ -37,7 +38,7 @@ def test_edits_are_a_distance(a: str, b: str, c: str) -> None:
 
 def test_two_hundred_pieces_of_the_text_are_rewritten(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_folder(tiny_seq2seq(tmp_path))
-    sources = clauses(tokenizer, 64, 160)
+    sources = clauses(built_in_text().text, tokenizer, 64, 160)
     assert len(sources) == SOURCES
     assert max(map(len, sources)) <= 64
 
@@ -47,7 +48,8 @@ def test_the_manifest_holds_divergence_agreement_and_character_errors(tmp_path: 
     package = edgelm.export(tiny_seq2seq(tmp_path / "source"), tmp_path / "out")
     assert package.manifest.precision == "int8"
     quality = Package.open(package.path).manifest.quality
-    assert set(quality) == {"texts", "decode", "character_error_rate", "steps_against_prefill"}
+    assert set(quality) == {"text", "decode", "outputs", "steps_against_prefill", "layers"}
+    assert quality["outputs"]["texts"] == 16
     assert 0 < quality["decode"]["mean_kld"] < 0.1
     assert quality["decode"]["top1_agreement"] > 0.8
 
@@ -55,7 +57,7 @@ def test_the_manifest_holds_divergence_agreement_and_character_errors(tmp_path: 
 @pytest.mark.usefixtures("few_sources")
 def test_a_float_package_writes_what_the_checkpoint_does(tmp_path: Path) -> None:
     quality = edgelm.export(tiny_seq2seq(tmp_path / "source"), tmp_path / "out", precision="fp32").manifest.quality
-    assert quality["character_error_rate"] == 0
+    assert quality["outputs"]["character_error_rate"] == 0
     assert quality["decode"]["top1_agreement"] == 1
     assert quality["steps_against_prefill"] < 1e-4
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import sentencepiece
 
-from edgelm_export.quality import evaluation_text
+from edgelm_export.evaluation import built_in_text
 from tests.export.slow_files import ALPHABET, pairs, settings, words, write_all
 
 # Beside English, so that other scripts, accents and signs get pieces too.
@@ -132,7 +132,7 @@ def trained(name: str, *, english: bool = True, **options: Any) -> Callable[[Pat
 
     def files(folder: Path) -> Files:
         corpus, prefix = folder / "corpus.txt", folder / "trained"
-        lines = [*evaluation_text().splitlines(), *_FOREIGN * 5] if english else _FOREIGN * 20
+        lines = [*built_in_text().text.splitlines(), *_FOREIGN * 5] if english else _FOREIGN * 20
         corpus.write_text("\n".join(lines), encoding="utf-8")
         defaults = {"vocab_size": 700, "character_coverage": 0.9995, "hard_vocab_limit": False, "minloglevel": 2}
         sentencepiece.SentencePieceTrainer.Train(

@@ -172,7 +172,7 @@ def test_weights_of_four_bits_stay_close_and_the_manifest_says_how_close(make: M
 
 def test_a_trace_that_holds_for_some_lengths_only_is_no_package(make: Make) -> None:
     _, checkpoint = make("LongT5ForConditionalGeneration", "longt5", **LONGT5)
-    with pytest.raises(VerificationError, match="Optimum's graph of longt5 does not run on the built-in text"):
+    with pytest.raises(VerificationError, match="Optimum's graph of longt5 does not run on the evaluation text"):
         edgelm.export(checkpoint, checkpoint.parent / "package", precision="fp32")
     assert not (checkpoint.parent / "package").exists()
 

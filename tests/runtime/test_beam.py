@@ -31,7 +31,7 @@ def beams(
     following: NextLogits, vocab_size: int, config: GenerationConfig, prompt: Sequence[int] = PROMPT
 ) -> BeamSearch:
     span = Span(len(prompt), len(prompt) + config.max_new_tokens, prompt)
-    changes = [*constraints(config, span, vocab_size), *processors(config, drawing=False)]
+    changes = processors(config, vocab_size, constraints(config, span, vocab_size))
     return BeamSearch(config, prompt, span.room, changes)
 
 

@@ -147,6 +147,36 @@ def test_any_sequence_of_steps_and_reorders_keeps_every_row() -> None:
             assert contents(cache) == held
 
 
+def test_a_row_is_copied_up_to_where_it_can_go_back() -> None:
+    cache, held = filled(2)
+    for number in range(30):
+        write(cache, held, 1, number)
+    for length in (30, 17, 0):
+        assert cache.holds(1, length)
+        copied = cache.copy(1, length)
+        assert contents(copied) == [list(range(length))]
+    assert contents(cache) == held
+
+
+def test_caches_of_one_row_are_joined_and_room_for_rows_doubles() -> None:
+    cache, held = filled(1, limit=100)
+    write(cache, held, 0, 7)
+    rooms: list[int] = []
+    for row in range(1, 6):
+        other, one = filled(1, limit=100 + row)
+        for number in range(40 * row if row < 3 else 3):
+            write(other, one, 0, 1000 * row + number)
+        cache.append(other)
+        held += one
+        rooms.append(cache.room)
+        assert contents(cache) == held
+    assert rooms == [2, 4, 4, 8, 8]
+    assert (cache.limit, cache.max_length) == (105, 104)
+    reorder(cache, held, [5, 2, 0])
+    write(cache, held, 1, 5)
+    assert contents(cache) == held
+
+
 def test_only_what_differs_is_copied() -> None:
     cache, held = filled(1)
     for number in range(20):
@@ -235,6 +265,7 @@ def test_a_window_cannot_go_back_to_what_it_dropped() -> None:
     ):
         cache.truncate(0, capacity(WINDOW, 64))
     assert cache.lengths == [37]
+    assert [cache.holds(0, length) for length in (38, 37, 36, 1, 0)] == [True, True, False, False, True]
     cache.truncate(0, 0)
     assert cache.lengths == [0]
 

@@ -88,3 +88,30 @@ def test_a_memory_is_reordered_with_the_rows_and_bound_anew_if_it_moved(
     decoder.reorder([1, 0])
     decoder.step([3, 4])
     assert memory.asked[3:] == [[1, 0], *bound]
+
+
+def test_rows_are_cut_copied_and_join_another_decoder(model: DecoderModel) -> None:
+    ids = np.random.default_rng(3).integers(3, 128, 20).tolist()
+    decoder = model.decoder(1)
+    decoder.prefill(0, ids)
+    assert decoder.holds(0, 12, 40)
+    copied = decoder.copy(0, 12)
+    decoder.truncate(0, 15)
+    assert (decoder.ids, copied.ids) == ([ids[:15]], [ids[:12]])
+    assert decoder.append(copied) == 1
+    rows = [[*ids[:15], 9], [*ids[:12], 8]]
+    assert_close(decoder.step([9, 8]), expected(model, rows))
+    left = decoder.detach(1)
+    assert left is not decoder
+    assert_close(left.step([7]), expected(model, [[*rows[1], 7]]))
+    alone = model.decoder(1)
+    assert alone.detach(0) is alone
+
+
+def test_several_tokens_follow_a_past_and_may_be_taken_back(model: DecoderModel) -> None:
+    decoder = model.decoder(1)
+    decoder.prefill(0, [5, 6, 7])
+    guessed = np.concatenate(list(decoder.all_logits(0, [8, 9, 10])))
+    assert_close(guessed, model.logits([5, 6, 7, 8, 9, 10])[3:])
+    decoder.truncate(0, 4)
+    assert_close(decoder.step([11]), expected(model, [[5, 6, 7, 8, 11]]))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgelm.encode import Encoder, Grouping, Row, Threads, buckets
-from edgelm.loading import physical_cores
+from edgelm.machine import physical_cores
 from edgelm.session import Program
 
 

@@ -74,11 +74,52 @@ def test_one_stop_text_or_end_id_stands_for_a_list_of_one():
         ),
         ("bad_words_ids", [1, 2], r"bad_words_ids is 1, but must be a list of lists"),
         ("bad_words_ids", [[1, "a"]], r"bad_words_ids is 'a', but must be a list of lists"),
+        ("logit_bias", {1: "x"}, r"logit_bias has \(1, 'x'\), but must map token ids to numbers in \[-1000000, "),
+        ("logit_bias", {-1: 1.0}, r"logit_bias has \(-1, 1\.0\), but must map token ids to numbers"),
+        ("logit_bias", {True: 1.0}, r"logit_bias has \(True, 1\.0\), but must map token ids to numbers"),
+        ("logit_bias", {1: math.inf}, r"logit_bias has \(1, inf\), but must map token ids to numbers"),
+        ("logit_bias", [[[], 1.0]], r"logit_bias has \[\[\], 1\.0\], but must map token ids to numbers"),
+        ("logit_bias", ["7"], r"logit_bias has '7', but must map token ids to numbers"),
+        ("logit_bias", 7, r"logit_bias is 7, but must be"),
+        (
+            "dry_sequence_breakers",
+            ["a", ""],
+            r"dry_sequence_breakers is '', but must be a non-empty text or a token id",
+        ),
+        ("dry_sequence_breakers", [-1], r"dry_sequence_breakers is -1, but must be a non-empty text or a token id"),
+        ("dry_sequence_breakers", [True], r"dry_sequence_breakers is True, but must be a non-empty text or a token id"),
+        ("dry_base", 0.5, r"dry_base is 0\.5, but must be a number in \[1, 100\]"),
+        ("xtc_threshold", 0.6, r"xtc_threshold is 0\.6, but must be a number in \[0, 0\.5\]"),
+        ("logits_processors", [3], r"logits_processors is \[3\], but must be a function or a list of functions"),
+        ("stopping_criteria", "f", r"stopping_criteria is 'f', but must be"),
+        ("max_time", -1, r"max_time is -1, but must be a number in \[0, inf\)"),
+        ("logprobs", -1, r"logprobs is -1, but must be an integer in \[0, 1000\]"),
+        ("echo", "never", r"echo is 'never', but must be false or true"),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_is_allowed(name: str, value: Any, message: str):
     with pytest.raises(InvalidOption, match=message):
         GenerationConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "value", [{1: 2, (3, 4): -0.5}, [[[1], 2], [[3, 4], -0.5]], [(1, 2.0), ((3, 4), -0.5)], {"1": 2.0, (3, 4): -0.5}]
+)
+def test_a_bias_may_be_a_mapping_or_pairs(value: Any):
+    assert GenerationConfig(logit_bias=value).logit_bias == (((1,), 2.0), ((3, 4), -0.5))
+
+
+def test_a_bias_of_the_command_line_is_a_text():
+    assert GenerationConfig(logit_bias=("5=-1.5", "6=2")).logit_bias == (((5,), -1.5), ((6,), 2.0))  # type: ignore[arg-type]
+
+
+def test_one_function_stands_for_a_list_of_one():
+    assert GenerationConfig(logits_processors=max, stopping_criteria=[print]).logits_processors == (max,)  # type: ignore[arg-type]
+
+
+def test_ids_that_end_come_from_the_checkpoint_and_the_caller():
+    config = GenerationConfig(eos_token_id=(1,)).replace(stop_token_ids=[5, 6])
+    assert config.end_token_ids == (1, 5, 6)
 
 
 def test_all_wrong_values_are_named_at_once():
@@ -208,6 +249,14 @@ def test_beams_and_settings_of_a_draw_contradict_each_other(given: dict[str, Any
             {"num_beams": 2, "stop": ("x",)},
             r"stop cannot end a beam search \(num_beams 2\): drop stop, or give num_beams 1",
         ),
+        (
+            {"num_beams": 2, "logprobs": 0, "echo": True, "max_time": 0, "stopping_criteria": print},
+            r"max_time cannot end .*; stopping_criteria cannot end .*; logprobs cannot explain .*; echo cannot precede a beam",
+        ),
+        (
+            {"min_new_tokens": 9, "max_new_tokens": 8},
+            r"min_new_tokens 9 is more than max_new_tokens 8; lower one or raise",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(options: dict[str, Any], message: str):
@@ -233,11 +282,23 @@ def test_a_checkpoint_whose_do_sample_is_no_boolean_is_refused():
 
 def test_keys_that_would_change_the_output_are_listed():
     raw = {
-        "typical_p": 0.9, "watermarking_config": {}, "guidance_scale": 1.5, "num_beam_groups": 2,
-        "diversity_penalty": 0.5, "encoder_repetition_penalty": 1.2, "sequence_bias": [[[1], 2.0]],
-        "exponential_decay_length_penalty": [1, 1.1],
+        "watermarking_config": {}, "guidance_scale": 1.5, "num_beam_groups": 2, "top_h": 0.4,
+        "diversity_penalty": 0.5, "encoder_repetition_penalty": 1.2, "exponential_decay_length_penalty": [1, 1.1],
+        "top_n_sigma": 1.0, "presence_penalty": 0.5,
     }  # fmt: skip
     assert unsupported_keys(raw) == sorted(raw)
+    assert GenerationConfig.from_checkpoint(raw) == GenerationConfig(temperature=0)
+
+
+def test_keys_that_narrow_a_draw_bias_it_or_end_it_are_read():
+    raw = {
+        "do_sample": True, "top_k": 0, "typical_p": 0.9, "epsilon_cutoff": 0.001, "eta_cutoff": 0.002, "max_time": 30,
+        "sequence_bias": [[[1], 2.0], [[3, 4], -1]],
+    }  # fmt: skip
+    assert unsupported_keys(raw) == []
+    assert GenerationConfig.from_checkpoint(raw) == GenerationConfig(
+        typical_p=0.9, epsilon_cutoff=0.001, eta_cutoff=0.002, max_time=30.0, logit_bias=(((1,), 2.0), ((3, 4), -1.0)),
+    )  # fmt: skip
 
 
 def test_beams_that_are_drawn_are_listed_and_not_searched():
@@ -264,7 +325,7 @@ def test_neutral_values_and_keys_without_effect_are_not_listed():
 def test_every_field_describes_itself():
     for field in dataclasses.fields(GenerationConfig):
         assert field.metadata["help"].endswith(".")
-        assert set(field.metadata) == {"help", "range", "type", "multiple", "cli", "choices", "nested"}
+        assert set(field.metadata) == {"help", "range", "type", "multiple", "cli", "choices", "nested", "reader"}
 
 
 def test_command_line_options_are_the_fields_meant_for_it():
@@ -276,3 +337,28 @@ def test_command_line_options_are_the_fields_meant_for_it():
     assert (options["seed"].type, options["seed"].default, options["seed"].multiple) == (int, None, False)
     assert (options["stop"].type, options["stop"].range, options["stop"].multiple) == (str, None, True)
     assert str(options["top_p"].range) == "[0, 1]"
+
+
+def test_a_schema_may_be_given_as_data_and_is_kept_as_text():
+    for given, kept in (({"type": "null"}, '{"type": "null"}'), (True, "true"), ('{"a":1}', '{"a":1}')):
+        config = GenerationConfig(json_schema=given)  # type: ignore[arg-type]
+        assert config.constraints == [("json_schema", kept)]
+    for wrong, message in (
+        ({"a": {1, 2}}, "cannot be written as JSON: .*set"),
+        (5, "json_schema is 5, but must be a non"),
+    ):
+        with pytest.raises(InvalidOption, match=message):
+            GenerationConfig(json_schema=wrong)  # type: ignore[arg-type]
+
+
+def test_one_thing_at_a_time_says_what_the_text_must_look_like():
+    assert GenerationConfig(choice="a").constraints == [("choice", ("a",))]  # type: ignore[arg-type]
+    with pytest.raises(InvalidOption, match="json_schema and regex exclude each other: give one of them"):
+        GenerationConfig(json_schema="{}", regex="a")
+    with pytest.raises(InvalidOption, match="choice is empty: give at least one text"):
+        GenerationConfig(choice=())
+
+
+def test_a_checkpoint_cannot_constrain():
+    assert GenerationConfig.from_checkpoint({"regex": "a", "grammar": "b"}).constraints == []
+    assert unsupported_keys({"json_schema": "{}"}) == ["json_schema"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ import edgelm
 from edgelm.errors import ContextOverflow, ManifestError
 from edgelm.growing import PREFILL_CHUNK, GrowingDecoder
 from edgelm.growing_seq2seq import GrowingSeq2Seq
+from edgelm.package import sealed
 from edgelm.text_generation import DecoderModel
 from edgelm.text_to_text import Seq2SeqModel
 from tests.runtime.growing_models import LONGEST, VOCAB, decoder_package, logits, seq2seq_package
@@ -73,8 +75,21 @@ def test_rows_of_different_lengths_go_on_from_their_parents(model: DecoderModel)
         decoder.reorder(parents)
         rows = [[*rows[parent], int(rng.integers(3, VOCAB))] for parent in parents]
         assert_close(decoder.step([row[-1] for row in rows]), last(rows))
-        assert decoder.lengths == [len(row) for row in rows]
+        assert decoder.ids == rows
         assert decoder.batch == len(rows)
+
+
+@pytest.mark.parametrize("length", [20, 7, 3])
+def test_a_row_that_was_cut_has_memory_of_its_own(model: DecoderModel, length: int) -> None:
+    ids = np.random.default_rng(2).integers(3, VOCAB, 20).tolist()
+    decoder = decoder_of(model, 1)
+    decoder.prefill(0, ids)
+    decoder.truncate(0, length)
+    others = [decoder_of(model, 1) for _ in range(20)]
+    for other in others:  # takes memory that was freed by mistake
+        other.prefill(0, ids[::-1])
+    assert decoder.ids == [ids[:length]]
+    assert_close(decoder.step([5]), last([[*ids[:length], 5]]))
 
 
 def test_rows_of_one_length_run_in_one_call(model: DecoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +113,7 @@ def test_a_row_that_is_fed_more_leaves_its_group(model: DecoderModel) -> None:
     for _ in decoder.start([[5], [9]]):
         pass
     assert_close(decoder.prefill(1, [7, 8])[None], last([[9, 7, 8]]))
-    assert decoder.lengths == [1, 3]
+    assert decoder.ids == [[5], [9, 7, 8]]
     assert_close(decoder.step([3, 4]), last([[5, 3], [9, 7, 8, 4]]))
 
 
@@ -178,7 +193,7 @@ def test_a_batch_translates_as_each_source_does_alone(translator: Seq2SeqModel) 
 def test_graphs_of_an_unknown_exporter_are_not_run(tmp_path: Path) -> None:
     folder = decoder_package(tmp_path / "package")
     manifest = folder / "edgelm.json"
-    manifest.write_text(manifest.read_text().replace('"optimum"', '"newer"'))
+    manifest.write_text(sealed(json.loads(manifest.read_text()) | {"exporter": "newer"}))
     with pytest.raises(ManifestError, match="graphs of exporter 'newer' are not known to this edgelm; update it"):
         edgelm.load(folder)
 

@@ -12,7 +12,17 @@ import pytest
 from edgelm.errors import ProviderError
 from edgelm.providers import check_onnxruntime
 
-HEAVY = ("edgelm_export", "gguf", "huggingface_hub", "onnx", "onnx_ir", "safetensors", "torch", "transformers")
+HEAVY = (
+    "edgelm_export",
+    "gguf",
+    "huggingface_hub",
+    "llguidance",
+    "onnx",
+    "onnx_ir",
+    "safetensors",
+    "torch",
+    "transformers",
+)
 
 LOADED = """
 import json, sys

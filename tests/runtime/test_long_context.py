@@ -25,31 +25,27 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> DecoderModel:
     return edgelm.load(out, device="cpu", threads=1)
 
 
-def test_a_row_is_fed_again_once_when_it_outgrows_the_limit() -> None:
+def test_a_row_turns_once_when_it_outgrows_the_limit() -> None:
     rows = LongContext(4, 2)
-    assert rows.grow(0, [1, 2, 3]) == []
-    assert rows.grow(0, [4]) == []
-    assert rows.flags(0, 2).tolist() == [0, 0]
-    assert rows.grow(0, [5]) == [1, 2, 3, 4]
-    assert rows.grow(0, [6]) == []
+    assert [rows.turns(0, length) for length in (3, 4, 5, 6)] == [False, False, True, False]
     assert rows.flags(0, 2).tolist() == [1, 0]
 
 
-def test_a_prompt_that_is_long_at_once_has_nothing_before_it() -> None:
+def test_a_row_that_was_cut_turns_back() -> None:
     rows = LongContext(4, 1)
-    assert rows.grow(0, [1, 2, 3, 4, 5]) == []
-    assert rows.flags(0, 1).tolist() == [1]
+    assert rows.turns(0, 6)
+    assert (rows.fits(0, 5), rows.fits(0, 4)) == (True, False)
+    assert rows.turns(0, 4)
+    assert rows.flags(0, 1).tolist() == [0]
 
 
 def test_rows_go_on_from_their_parents_apart() -> None:
     rows = LongContext(2, 2)
-    rows.grow(0, [1, 2])
-    rows.grow(1, [3])
-    rows.reorder([0, 0, 1])
-    assert rows.grow(0, [4]) == [1, 2]
-    assert rows.grow(1, [5]) == [1, 2]
-    assert rows.grow(2, [6]) == []
-    assert rows.flags(0, 3).tolist() == [1, 1, 0]
+    rows.turns(0, 3)
+    rows.reorder([0, 1, 1])
+    assert [rows.turns(row, 3) for row in range(3)] == [False, True, True]
+    rows.append(LongContext(2, 1))
+    assert rows.flags(0, 4).tolist() == [1, 1, 1, 0]
 
 
 def test_steps_across_the_limit_equal_one_prefill(model: DecoderModel) -> None:
@@ -72,6 +68,16 @@ def test_a_long_prompt_in_small_pieces_equals_one_prefill(model: DecoderModel, m
     assert _distance(np.concatenate(list(model.decoder(1).all_logits(0, IDS, 7))), expected) < TOLERANCE
     monkeypatch.setattr(decode, "PREFILL_CHUNK", 7)
     assert _distance(model.decoder(1).prefill(0, IDS), expected[-1]) < TOLERANCE
+
+
+def test_a_row_that_was_cut_is_fed_again_with_the_keys_of_its_new_length(model: DecoderModel) -> None:
+    decoder = model.decoder(1)
+    decoder.prefill(0, IDS)
+    decoder.truncate(0, 50)
+    assert _distance(decoder.step([IDS[50]])[0], model.logits(IDS[:51])[-1]) < TOLERANCE
+    decoder.truncate(0, 40)
+    assert _distance(decoder.step([IDS[40]])[0], model.logits(IDS[:41])[-1]) < TOLERANCE
+    assert decoder.ids == [IDS[:41]]
 
 
 def test_both_sets_of_positions_matter(model: DecoderModel) -> None:

@@ -29,6 +29,17 @@ def test_figures_follow_from_the_moments():
     assert metrics.decode_tokens_per_second == pytest.approx(5)
 
 
+def test_what_came_out_of_the_cache_and_the_time_in_the_queue_are_no_prefill():
+    recorder = Recorder(50, clock(100.0, 102.0, 102.5, 102.6))
+    recorder.begin(40)
+    recorder.prefilled()
+    recorder.token()
+    metrics = recorder.finish()
+    assert (metrics.prompt_tokens, metrics.cached_tokens) == (50, 40)
+    assert metrics.prefill_tokens_per_second == pytest.approx(20)
+    assert metrics.ttft_ms == pytest.approx(2600)
+
+
 def test_one_token_has_no_time_per_further_token():
     recorder = Recorder(4, clock(0.0, 1.0, 2.0))
     recorder.prefilled()
@@ -54,9 +65,9 @@ def test_a_clock_that_stands_still_is_no_division_by_zero():
 
 
 def test_metrics_go_into_json_under_their_public_names():
-    metrics = Metrics(3, 2, 1.5, None, 10.0, None, 100.0)
+    metrics = Metrics(3, 1, 2, 1.5, None, 10.0, None, 100.0)
     assert json.loads(json.dumps(metrics.as_dict())) == {
-        "prompt_tokens": 3, "new_tokens": 2, "ttft_ms": 1.5, "tpot_ms": None, "prefill_tokens_per_second": 10.0,
+        "prompt_tokens": 3, "cached_tokens": 1, "new_tokens": 2, "ttft_ms": 1.5, "tpot_ms": None, "prefill_tokens_per_second": 10.0,
         "decode_tokens_per_second": None, "peak_memory_mib": 100.0,
     }  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgelm.errors import DigestError, ManifestError, VersionError
-from edgelm.package import MANIFEST, Manifest, Package
+from edgelm.package import MANIFEST, Manifest, Package, sealed
 from edgelm.signature import CacheGeometry, LayerCache
 
 
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 def change(folder: Path, **values: Any) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps(manifest | values))
+    (folder / MANIFEST).write_text(sealed(manifest | values))
 
 
 def test_a_manifest_survives_the_round_trip(folder: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_changed_byte_is_seen_by_its_digest(folder: Path) -> None:
         Package.open(folder).verify_digests()
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "..\\x", "C:/x", ""])
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a\0b", "a/../../x", "..\\x", "C:/x", ""])
 def test_a_path_that_leaves_the_folder_is_refused(folder: Path, name: str) -> None:
     change(folder, files={name: {"sha256": "0", "size": 1}})
     with pytest.raises(ManifestError, match="leaves the package"):
@@ -197,3 +197,16 @@ def test_a_file_entry_without_digest_is_refused(folder: Path) -> None:
 def test_an_unknown_program_is_named(folder: Path) -> None:
     with pytest.raises(ManifestError, match=r"has no program 'encoder' \(it has decoder\)"):
         Package.open(folder).program("encoder")
+
+
+def test_brackets_within_brackets_are_no_manifest(folder: Path) -> None:
+    (folder / MANIFEST).write_text("[" * 100_000)
+    with pytest.raises(ManifestError, match="cannot be read: maximum recursion depth exceeded"):
+        Package.open(folder)
+
+
+@pytest.mark.parametrize("program", [["decoder.onnx"], None, {}, "other.onnx"])
+def test_a_program_is_the_name_of_a_file(folder: Path, program: Any) -> None:
+    change(folder, programs={"decoder": program})
+    with pytest.raises(ManifestError, match="program 'decoder' names .*, which is not among the package's files"):
+        Package.open(folder)

@@ -109,3 +109,24 @@ def test_nothing_is_fed_when_all_end_with_their_first_token() -> None:
     decoder = FakeDecoder(random_logits(VOCAB), VOCAB)
     list(search.run(decoder, [[1], [2]], [[Greedy(1)], [Greedy(1)]]))
     assert decoder.widths == []
+
+
+def test_searches_leave_and_come_while_others_go_on() -> None:
+    decoder = FakeDecoder(random_logits(VOCAB), VOCAB)
+    batch: search.Batch[Greedy] = search.Batch(decoder)
+    first, gone, late = Greedy(9), Greedy(9), Greedy(3)
+    for (row, logits), one in zip(decoder.start([[1], [2]]), (first, gone), strict=True):
+        batch.begin(one, row, logits)
+    assert list(batch.step()) == [first, gone]
+    assert batch.leave([gone]) == [(gone, 1)]
+    decoder.rows.append([3, 4])
+    batch.begin(late, 2, random_logits(VOCAB)([3, 4]))
+    left = []
+    while batch:
+        for _ in batch.step():
+            pass
+        left += batch.leave()
+    assert [one for one, _ in left] == [late, first]
+    assert first.tokens == greedy_tokens([1], 9)
+    assert late.tokens == greedy_tokens([3, 4], 3)
+    assert gone.tokens == greedy_tokens([2], 2)

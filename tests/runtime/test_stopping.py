@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgelm.generation_config import GenerationConfig
-from edgelm.stopping import StopState
+from edgelm.stopping import Limits, StopState
 
 EOS = 0
 
@@ -113,3 +116,71 @@ def test_the_text_does_not_depend_on_where_tokens_end():
         out, other_finish = run(pieces, *stops)
         assert ("".join(out), other_finish) == ("".join(whole), finish)
         assert not any(stop in "".join(out) for stop in stops)
+
+
+def expected(text: str, stops: Sequence[str]) -> str:
+    """The text up to the stop string that is complete first, and of several that end there the longest."""
+    ends = [
+        (end, text.rindex(stop, 0, end))
+        for stop in stops
+        for end in range(1, len(text) + 1)
+        if text[:end].endswith(stop)
+    ]
+    return text if not ends else text[: min(ends)[1]]
+
+
+@given(
+    text=st.text("abc", max_size=40),
+    stops=st.lists(st.text("abc", min_size=1, max_size=8), max_size=4),
+    cuts=st.lists(st.integers(0, 40), max_size=12),
+    late=st.booleans(),
+)
+def test_stop_strings_are_met_as_in_the_whole_text(text: str, stops: list[str], cuts: list[int], late: bool):
+    borders = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    pieces = [text[i:j] for i, j in itertools.pairwise(borders)]
+    rest = pieces.pop() if late else ""
+    out, finish = run(pieces, *stops, rest=rest)
+    assert "".join(out) == expected(text, stops)
+    assert (finish == "stop") == any(stop in text for stop in stops)
+    # Nothing is held back that no stop string can claim: what came out and what was held reach to the end.
+    for count in range(len(pieces)):
+        shown, ended = run(pieces[: count + 1], *stops)
+        if ended is None:
+            held = len("".join(pieces[: count + 1])) - len("".join(shown[:-1]))
+            longest = max(
+                (n for stop in stops for n in range(len(stop)) if "".join(pieces[: count + 1]).endswith(stop[:n])),
+                default=0,
+            )
+            assert held == longest
+
+
+def test_a_stop_string_of_a_megabyte_costs_nothing_until_it_is_met():
+    stop = "ab" * 500_000
+    state = StopState(
+        GenerationConfig(stop=(stop, "a" * 1_000_000)), Pieces(["ababa", "b" * 20_000, "a", "a" * 20_000])
+    )
+    shown = [state.push(token)[0] for token in (1, 2, 3, 4)]
+    assert "".join(shown) == "ababa" + "b" * 20_000
+    assert state.finish_text() == "a" * 20_001
+
+
+def test_stop_token_ids_end_beside_those_of_the_checkpoint():
+    state = StopState(GenerationConfig(eos_token_id=(1,), stop_token_ids=(2,)), Pieces([]))
+    assert state.push(2) == ("", "stop")
+
+
+def test_limits_end_by_length_then_time_then_criteria():
+    now = iter([100.0, 100.4, 100.6, 100.6, 100.6])
+    seen: list[tuple[list[int], str]] = []
+
+    def criterion(ids: Sequence[int], text: str) -> bool:
+        seen.append((list(ids), text))
+        return text == "end"
+
+    config = GenerationConfig(max_time=0.5, stopping_criteria=criterion)  # type: ignore[arg-type]
+    limits = Limits(config, 5, lambda: next(now))
+    assert limits.reached([1], "a") is None
+    assert limits.reached([1, 2], "end") == "time"
+    assert limits.reached([1, 2, 3, 4, 5], "end") == "length"
+    assert Limits(config.replace(max_time=1e9), 5).reached([1], "end") == "criterion"
+    assert seen == [([1], "a"), ([1, 2], "end"), ([1, 2, 3, 4, 5], "end"), ([1], "end")]

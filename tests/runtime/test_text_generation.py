@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,65 @@ def test_rows_of_a_batch_may_end_at_different_times(model: DecoderModel) -> None
     assert [one.token_ids for one in found] == [one.token_ids for one in expected]
     assert "stop" in {one.finish_reason for one in found}
     assert len({len(one.token_ids) for one in found}) > 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"xtc_probability": 0.5, "xtc_threshold": 0.01}, {"mirostat_tau": 3.0}, {"dynatemp_range": 0.5}]
+)
+def test_filters_that_draw_or_remember_do_not_depend_on_the_batch(model: DecoderModel, options: dict[str, Any]) -> None:
+    options = {"temperature": 1.2, "seed": 7, "max_new_tokens": 12, **options}
+    alone = model.generate(PROMPT, **options)
+    assert model.generate(["x", PROMPT, "y"], **options)[1].token_ids == alone.token_ids
+
+
+def test_time_ends_a_generation_after_a_token(model: DecoderModel) -> None:
+    done = model.generate(PROMPT, **GREEDY, max_time=0)
+    assert (done.finish_reason, len(done.token_ids)) == ("time", 1)
+
+
+def test_a_criterion_sees_every_token_and_ends_the_generation(model: DecoderModel) -> None:
+    seen: list[tuple[int, str]] = []
+
+    def criterion(ids: Any, text: str) -> bool:
+        seen.append((ids[-1], text))
+        return len(seen) == 5
+
+    done = model.generate(PROMPT, **GREEDY, stopping_criteria=criterion)
+    assert (done.finish_reason, done.token_ids) == ("criterion", [token for token, _ in seen])
+    assert model.generate(PROMPT, **GREEDY).token_ids[:5] == done.token_ids
+    assert done.text.startswith("".join(text for _, text in seen))
+
+
+def test_what_a_caller_raises_in_a_criterion_or_processor_comes_through(model: DecoderModel) -> None:
+    for name in ("stopping_criteria", "logits_processors"):
+        options: dict[str, Any] = {name: lambda *_: 1 / 0}
+        with pytest.raises(ZeroDivisionError):
+            model.generate(PROMPT, **GREEDY, **options)
+
+
+def test_own_processors_and_biases_change_what_is_chosen(model: DecoderModel) -> None:
+    def only(ids: Any, logits: Any) -> Any:
+        logits[:] = -np.inf
+        logits[[40 + len(ids) % 2]] = 0
+        return logits
+
+    made = model.generate(PROMPT, **GREEDY, logits_processors=[only]).token_ids
+    assert set(made) == {40, 41}
+    assert made[:-1] != made[1:]
+    assert set(model.generate(PROMPT, **GREEDY, logit_bias={44: 1e5}).token_ids) == {44}
+    with pytest.raises(InvalidOption, match=r"option logit_bias names \d+, outside 0\.\."):
+        model.generate(PROMPT, logit_bias={10**6: 1.0})
+
+
+def test_dry_ends_a_loop_and_breakers_of_a_text_become_ids(model: DecoderModel) -> None:
+    options: dict[str, Any] = {"temperature": 0, "max_new_tokens": 40, "logit_bias": {44: 30.0, 45: 29.0}}
+    assert set(model.generate(PROMPT, **options).token_ids) == {44}
+    loop = model.generate(PROMPT, **options, dry_multiplier=1.0, dry_sequence_breakers=()).token_ids
+    assert max(sum(1 for _ in group) for _, group in itertools.groupby(loop)) < 8
+    text = model.tokenizer.decode([44]).strip()
+    assert set(model.generate(PROMPT, **options, dry_multiplier=1.0, dry_sequence_breakers=text).token_ids) == {44}
+    with pytest.raises(InvalidOption, match=r"no token of the vocabulary holds 'no such text at all'; give a shorter"):
+        model.generate(PROMPT, dry_multiplier=1.0, dry_sequence_breakers=["no such text at all"])
 
 
 def test_a_seed_gives_the_same_tokens_whatever_shares_the_batch(model: DecoderModel) -> None:
@@ -192,12 +252,13 @@ def test_a_graph_that_is_none_is_refused(package: Path, tmp_path: Path) -> None:
     import json
     import shutil
 
+    from edgelm.package import sealed
     from edgelm_export.write import digests
 
     copy = Path(shutil.copytree(package, tmp_path / "copy"))
     (copy / "decoder.onnx").write_bytes(b"not a graph")
     manifest = json.loads((copy / "edgelm.json").read_text())
-    (copy / "edgelm.json").write_text(json.dumps(manifest | {"files": digests(copy)}))
+    (copy / "edgelm.json").write_text(sealed(manifest | {"files": digests(copy)}))
     with pytest.raises(ProviderError, match=r"ONNX Runtime .* refuses"):
         edgelm.load(copy)
 

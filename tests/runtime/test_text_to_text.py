@@ -14,6 +14,7 @@ import edgelm
 from edgelm.decode import Decoder
 from edgelm.errors import ContextOverflow, InvalidOption, ManifestError
 from edgelm.logits import log_softmax
+from edgelm.package import sealed
 from edgelm.text_to_text import Seq2SeqModel
 from tests.architectures.seq2seq_checkpoints import POSITIONS, VOCAB, tiny_seq2seq
 
@@ -37,7 +38,7 @@ def with_generation(package: Path, folder: Path, **settings: Any) -> Path:
     shutil.copytree(package, folder)
     manifest = json.loads((folder / "edgelm.json").read_text())
     manifest["generation"] |= settings
-    (folder / "edgelm.json").write_text(json.dumps(manifest))
+    (folder / "edgelm.json").write_text(sealed(manifest))
     return folder
 
 

@@ -10,6 +10,7 @@ from edgelm_export.blocks.precision import as_activation
 from edgelm_export.config import DebertaConfig
 from edgelm_export.graph import GraphBuilder
 from edgelm_export.quantize.formats import find_format
+from edgelm_export.quantize.kept import stored_format
 
 
 def token_convolution(g: GraphBuilder, x: ir.Value, c: DebertaConfig, tokens: Tokens) -> ir.Value:
@@ -17,7 +18,7 @@ def token_convolution(g: GraphBuilder, x: ir.Value, c: DebertaConfig, tokens: To
     size, width = c.hidden_size, c.conv_kernel_size
     weight = g.weight("conv.weight", (size, size // c.conv_groups, width))
     bias = g.weight("conv.bias", (size,))
-    form = g.recipe.format_for(g.name("conv"))
+    form = stored_format(g.recipe.format_for(g.name("conv")), weight)
     form = form if form.bits >= 16 else find_format("float16")  # no kernel takes fewer bits
     kernel = g.stored(
         weight.name, form.dtype, weight.shape, lambda: (a.astype(form.dtype) for a in weight.chunks(form.flaw))

@@ -40,5 +40,5 @@ def dynamic_projection(
         whole = g.op("Cast", stored, to=DTYPES[g.provider.activation_dtype])
         product = g.op("MatMul", x, g.op("Mul", whole, as_activation(g, scale)))
         return product if bias is None else g.op("Add", product, bias)
-    # Where ONNX Runtime rewrites signed weights (session.x64quantprecision), it fails on those that two nodes read.
+    # Where ONNX Runtime rewrites signed weights (session.x64quantprecision, providers.py), it fails on those that two nodes read.
     return dynamic_quantize_matmul(g, x, g.unshared(stored), scale, bias)

@@ -36,6 +36,7 @@ class QuantizedWeight:
     packed: ir.Value
     scales: ir.Value
     zero_points: ir.Value | None
+    offsets: ir.Value | None = None
 
 
 def matmul_nbits(g: GraphBuilder, x: ir.Value, weight: QuantizedWeight, bias: ir.Value | None = None) -> ir.Value:
@@ -51,14 +52,21 @@ def matmul_nbits(g: GraphBuilder, x: ir.Value, weight: QuantizedWeight, bias: ir
         "bits": weight.format.bits,
         "block_size": weight.format.block_size,
     }
-    return g.op("MatMulNBits", *inputs, domain=CONTRIB, accuracy_level=g.provider.accuracy_level, **attributes)
+    y = g.op("MatMulNBits", *inputs, domain=CONTRIB, accuracy_level=g.provider.accuracy_level, **attributes)
+    if weight.offsets is None:
+        return y
+    return g.op("Add", y, matmul_transposed(g, _block_sums(g, x, weight.format.block_size), weight.offsets))
 
 
 def _with_block_sums(g: GraphBuilder, x: ir.Value, block_size: int) -> ir.Value:
     """[batch, sequence, k] -> [batch, sequence, k + k / block_size]: the sum of each block of the input behind it."""
+    return g.op("Concat", x, _block_sums(g, x, block_size), axis=-1)
+
+
+def _block_sums(g: GraphBuilder, x: ir.Value, block_size: int) -> ir.Value:
+    """[batch, sequence, k] -> [batch, sequence, k / block_size]."""
     blocks = g.op("Reshape", x, g.constant(np.array([0, 0, -1, block_size], np.int64)))
-    sums = g.op("ReduceSum", blocks, g.constant(np.array([-1], np.int64)), keepdims=0)
-    return g.op("Concat", x, sums, axis=-1)
+    return g.op("ReduceSum", blocks, g.constant(np.array([-1], np.int64)), keepdims=0)
 
 
 def dynamic_quantize_matmul(
@@ -91,10 +99,19 @@ def gather_block_quantized(g: GraphBuilder, ids: ir.Value, weight: QuantizedWeig
         "block_size": weight.format.block_size,
     }
     rows = g.op("GatherBlockQuantized", *inputs, domain=CONTRIB, **attributes)
+    if weight.offsets is not None:
+        rows = _with_offsets(g, rows, g.op("Gather", weight.offsets, ids, axis=0), weight.format.block_size)
     if padded == weight.k:
         return rows
     start, stop, axis = (g.constant(np.array([n], np.int64)) for n in (0, weight.k, -1))
     return g.op("Slice", rows, start, stop, axis)
+
+
+def _with_offsets(g: GraphBuilder, rows: ir.Value, offsets: ir.Value, block_size: int) -> ir.Value:
+    """Rows [..., k], each block of them raised by its offset [..., k / block_size]."""
+    ones, last = g.constant(np.array([-1], np.int64)), g.constant(np.array([block_size], np.int64))
+    blocks = g.op("Reshape", rows, g.op("Concat", g.op("Shape", offsets), last, axis=0))
+    return g.op("Reshape", g.op("Add", blocks, g.op("Unsqueeze", offsets, ones)), g.op("Shape", rows))
 
 
 def matmul_transposed(g: GraphBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
@@ -213,9 +230,12 @@ def shared_key_attention(
     scores = g.op("FusedMatMul", keys, by_head, domain=CONTRIB, transB=1, alpha=scale)
     by_token = g.op("Reshape", scores, g.constant(np.array([0, 0, -1, heads], np.int64)))
     shares = g.op("Softmax", g.op("Where", seen, by_token, number(g, _LOWEST)), axis=1)
-    joined = g.op("Reshape", shares, g.constant(np.array([0, 0, -1], np.int64)))
-    gathered = g.op("FusedMatMul", joined, keys, domain=CONTRIB, transA=1)
-    return g.op("Reshape", gathered, g.constant(np.array([0, -1, heads * width], np.int64)))
+    joined = g.op(
+        "Reshape", shares, g.constant(np.array([0, 0, -1], np.int64))
+    )  # [batch, max_length, sequence * heads]
+    gathered = g.op("FusedMatMul", keys, joined, domain=CONTRIB, transA=1)  # [batch, width, sequence * heads]
+    by_head = g.op("Transpose", gathered, perm=[0, 2, 1])
+    return g.op("Reshape", by_head, g.constant(np.array([0, -1, heads * width], np.int64)))
 
 
 def cross_attention_kernel(

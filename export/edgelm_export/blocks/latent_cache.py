@@ -2,9 +2,9 @@
 
 GroupQueryAttention goes through the keys once for every head, although all heads share them here. In a decode step, plain matrix
 products read them once for 16 heads: 6 ms instead of 20 at 4,096 positions (ONNX Runtime 1.31 and 1.32, one thread). Their scores are
-laid out [positions, heads], so that the long side of the product is the one that its kernel need not repack. With many tokens the
-heads' products are large already, and only the fused kernel gets by without all scores in memory. A provider that cannot branch
-takes the products for any number of tokens.
+laid out [positions, heads] and what is gathered [width, heads], so that the latents stand where the products' kernel need not repack
+them. With many tokens the heads' products are large already, and only the fused kernel gets by without all scores in memory. A
+provider that cannot branch takes the products for any number of tokens.
 """
 
 from __future__ import annotations

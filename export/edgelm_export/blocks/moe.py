@@ -23,6 +23,7 @@ from edgelm_export.blocks.stored import Pieces, stored_blocks, stored_floats
 from edgelm_export.config import MixtureConfig, ModelConfig, MoeConfig
 from edgelm_export.graph import GraphBuilder
 from edgelm_export.quantize.formats import Format
+from edgelm_export.quantize.kept import experts_format
 from edgelm_export.transforms import Array
 from edgelm_export.weights import Weight, not_finite
 
@@ -68,7 +69,8 @@ class _Layer:
         """The format of all weights: the kernel knows one number of bits and one block size, and none with block sums."""
         sizes = (self.hidden_size, self.m.moe_intermediate_size)
         common = math.gcd(*(-(-size // _BLOCK_WIDTHS) * _BLOCK_WIDTHS for size in sizes))
-        return self.g.recipe.format_for(self.g.name("experts")).fit(common, gathered=True)
+        form = self.g.recipe.format_for(self.g.name("experts"))
+        return experts_format(form).fit(common, gathered=True)
 
     @property
     def width(self) -> int:
@@ -141,8 +143,9 @@ class _Layer:
 
     def _stored(self, name: str, n: int, k: int, pieces: Pieces) -> ir.Value | QuantizedWeight:
         key, experts = self.g.name(f"experts.{name}"), self.m.num_experts
-        if self.form.bits < 16:
-            return stored_blocks(self.g, key, self.form, (experts, n), k, pieces)
+        form = self.form
+        if form.bits < 16:
+            return stored_blocks(self.g, key, form, (experts, n), k, lambda: map(form.quantize, pieces()))
         return as_activation(self.g, stored_floats(self.g, f"{key}.weight", self.form, (experts, n, k), pieces))
 
     def _stored_bias(self, name: str, size: int, pieces: Pieces) -> ir.Value:

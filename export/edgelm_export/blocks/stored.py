@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from edgelm_export.blocks.kernels import QuantizedWeight
 from edgelm_export.blocks.precision import as_activation
 from edgelm_export.graph import GraphBuilder
-from edgelm_export.quantize.formats import Format
+from edgelm_export.quantize.formats import Format, Quantized
 
 Pieces = Callable[[], Iterable[NDArray[np.float32]]]
+QuantizedPieces = Callable[[], Iterable[Quantized]]
 
 
 def stored_floats(g: GraphBuilder, name: str, form: Format, shape: tuple[int, ...], pieces: Pieces) -> ir.Value:
@@ -23,9 +24,9 @@ def stored_floats(g: GraphBuilder, name: str, form: Format, shape: tuple[int, ..
 
 
 def stored_blocks(
-    g: GraphBuilder, name: str, form: Format, rows: tuple[int, ...], k: int, pieces: Pieces
+    g: GraphBuilder, name: str, form: Format, rows: tuple[int, ...], k: int, pieces: QuantizedPieces
 ) -> QuantizedWeight:
-    """A weight in blocks: pieces of rows [n, k] in, the initializers `name`.packed, .scales and .zero_points out.
+    """A weight in blocks: pieces of rows [n, k] in, the initializers `name`.packed, .scales, .zero_points and .offsets out.
 
     Args:
         rows: (n,), or (experts, n), whose kernel wants a packed row without an axis for its blocks.
@@ -34,19 +35,23 @@ def stored_blocks(
     packed_shape = (*rows, blocks, block_bytes) if len(rows) == 1 else (*rows, blocks * block_bytes)
     scales: list[np.ndarray] = []
     zero_points: list[np.ndarray] = []
+    offsets: list[np.ndarray] = []
 
     def packed() -> Iterator[np.ndarray]:
-        for piece in pieces():
-            part = form.quantize(piece)
+        for part in pieces():
             scales.append(part.scales)
             if part.zero_points is not None:
                 zero_points.append(part.zero_points)
+            if part.offsets is not None:
+                offsets.append(part.offsets)
             yield part.packed
 
-    # Scales and zero points are there once the last piece is packed, so they are stored in this order.
+    # The others are there once the last piece is packed, so they are stored in this order.
     stored = g.stored(f"{name}.packed", "uint8", packed_shape, packed)
     scale = g.stored(f"{name}.scales", form.scale_dtype, (*rows, blocks), lambda: scales)
-    zeros = None
+    zeros = added = None
     if not form.symmetric:
         zeros = g.stored(f"{name}.zero_points", "uint8", (*rows, -(-blocks * form.bits // 8)), lambda: zero_points)
-    return QuantizedWeight(rows[-1], k, form, stored, as_activation(g, scale), zeros)
+    if form.offset_dtype is not None:
+        added = as_activation(g, g.stored(f"{name}.offsets", form.offset_dtype, (*rows, blocks), lambda: offsets))
+    return QuantizedWeight(rows[-1], k, form, stored, as_activation(g, scale), zeros, added)

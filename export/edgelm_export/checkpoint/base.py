@@ -19,6 +19,79 @@ Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
+class Codes:
+    """Rows [n, k] of a quantized tensor taken apart: a value is (code - zero) * scale + offset.
+
+    Scales, zeros and offsets are [n, groups]: each counts for a group of neighbouring columns. One zero may serve all groups.
+    """
+
+    codes: Bytes
+    scales: Array
+    zeros: Bytes | int = 0
+    offsets: Array | None = None
+
+    def each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Codes:
+        """The same with rows chosen or moved by `change`, which is given one part after the other."""
+        zeros = self.zeros if isinstance(self.zeros, int) else change(self.zeros)
+        offsets = None if self.offsets is None else change(self.offsets)
+        return Codes(change(self.codes), change(self.scales), zeros, offsets)
+
+    def values(self, group_size: int) -> Array:
+        """What the codes stand for, float32 [n, k]: one product, then one sum, each rounded once."""
+        values = self.codes.astype(np.float32)
+        with np.errstate(all="ignore"):  # whoever uses the weights judges NaN and infinity
+            if isinstance(self.zeros, int):
+                values -= np.float32(self.zeros)
+            else:
+                by_group(np.subtract, values, self.zeros, group_size)
+            by_group(np.multiply, values, self.scales, group_size)
+            if self.offsets is not None:
+                by_group(np.add, values, self.offsets, group_size)
+        return values
+
+
+def by_group(change: np.ufunc, values: Array, parts: NDArray[Any], group_size: int) -> None:
+    """Changes `values` [..., k] in place by one number for each `group_size` neighbours: parts [..., ceil(k / group_size)]."""
+    whole = values.shape[-1] // group_size
+    body, rest = values[..., : whole * group_size], values[..., whole * group_size :]
+    body = body.reshape(*values.shape[:-1], whole, group_size)  # splits the last axis, so it is a view of the values
+    change(body, parts[..., :whole, None], out=body)
+    change(rest, parts[..., whole:], out=rest)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """That a tensor [n, k] is stored as integers, what is known of them without reading any, and how to read them.
+
+    Attributes:
+        bits: codes are below 2^bits.
+        group_size: neighbouring columns that share a scale; the last group of a row may be smaller.
+        zero: of all groups; None where each has its own.
+        offsets: whether something is added to each group besides.
+        scale_dtype: the narrowest float that holds every scale as it is.
+        read: the rows from a start to a stop.
+        order: where each column of the codes belongs, int64 [k], if not in its place.
+    """
+
+    bits: int
+    group_size: int
+    zero: int | None
+    offsets: bool
+    scale_dtype: str
+    read: Callable[[int, int], Codes]
+    order: Callable[[], NDArray[np.int64]] | None = None
+
+    def values(self, start: int, stop: int) -> Array:
+        """The rows as float32, columns in their places."""
+        values = self.read(start, stop).values(self.group_size)
+        if self.order is None:
+            return values
+        placed = np.empty_like(values)
+        placed[:, self.order()] = values
+        return placed
+
+
+@dataclass(frozen=True)
 class LazyTensor:
     """A tensor that is still in its file; `rows` and `raw` fetch from a start to a stop within the first axis."""
 
@@ -28,6 +101,7 @@ class LazyTensor:
     rows: Callable[[int, int], Array]
     raw: Callable[[int, int], Bytes] | None = None
     nbytes: int = 0  # in the file
+    grid: Grid | None = None  # of a tensor that is stored as integers
 
     def read(self, start: int = 0, stop: int | None = None) -> Array:
         """The rows `start:stop` of the first axis, as a slice of the whole would give them; no other bytes are read.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from edgelm.errors import CheckpointError, UnsupportedConfig
 from edgelm_export.checkpoint.base import Array, Bytes, Checkpoint, LazyTensor
 from edgelm_export.checkpoint.files import corrupt, exists, shown
 from edgelm_export.checkpoint.gguf_header import Header, TensorEntry, read_header
+from edgelm_export.checkpoint.gguf_integers import gguf_grid
 from edgelm_export.checkpoint.storage import PLAIN_TYPES, Storage, plain_storage
 
 _LONGEST_KEPT = 64
@@ -111,7 +113,8 @@ def _tensor(file: Path, header: Header, entry: TensorEntry, where: str) -> LazyT
             entry.name, PLAIN_TYPES[kind.name], entry.shape
         )
     decode = partial(_dequantize, kind, f"{file}: {where}")
-    return Storage(file, offset, unit_bytes, unit_values, decode).tensor(entry.name, kind.name, entry.shape)
+    tensor = Storage(file, offset, unit_bytes, unit_values, decode).tensor(entry.name, kind.name, entry.shape)
+    return replace(tensor, grid=gguf_grid(tensor, unit_bytes, unit_values, decode))
 
 
 def _dequantize(kind: Any, where: str, piece: Bytes, values: Array) -> None:

@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import InvalidOption
 from edgelm_export.quantize import rounding
+from edgelm_export.quantize.compensate import Compensation, Grid
 
 Rows = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
-Scales = NDArray[np.float16]
+Scales = NDArray[Any]  # of the format's scale_dtype
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 _CHUNK_VALUES = 1 << 18  # a search's temporaries of this many float32 stay in the second-level cache
@@ -34,11 +36,15 @@ _LARGEST_SCALE = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True)
 class Quantized:
-    """Rows in a block format: packed [n, blocks, block_size * bits / 8], scales [n, blocks], zero points [n, ceil(blocks * bits / 8)]."""
+    """Rows in a block format: packed [n, blocks, block_size * bits / 8], scales [n, blocks], zero points [n, ceil(blocks * bits / 8)].
+
+    `offsets` [n, blocks] are added to the weights of each block.
+    """
 
     packed: Bytes
     scales: Scales
     zero_points: Bytes | None
+    offsets: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class Format:
         input_scale: the input is rounded to 8 bits as well, with one scale a "call" or one a "row" of it; otherwise in blocks,
             which is the kernel's affair.
         dtype: of a float format.
+        offset_dtype: of what is added to each block; None where nothing is. The input's block sums are multiplied by it.
+        keeps: no format of its own, but that of the numbers in the checkpoint (kept.py): "exactly", or "nearly".
     """
 
     name: str
@@ -62,6 +70,13 @@ class Format:
     input_scale: Literal["call", "row"] | None = None
     dtype: str = "float32"
     scale_dtype: str = "float16"
+    offset_dtype: str | None = None
+    keeps: Literal["exactly", "nearly"] | None = None
+
+    @property
+    def compensates(self) -> bool:
+        """Whether its codes may be chosen for the error of a product; whole rows meet a smoothed input, and are fine enough."""
+        return self.block_size > 0
 
     def fit(self, k: int, *, gathered: bool = False) -> Format:
         """The format to use for rows of k columns: the largest block that divides k, but not above this one's.
@@ -69,7 +84,7 @@ class Format:
         Where none divides k the last block is padded. Block sums need whole blocks, and a table whose rows are looked up
         (`gathered`) has no input to extend; both fall back to whole zero points.
         """
-        if self.bits >= 16 or self.input_scale == "row" or (self.input_scale == "call" and not gathered):
+        if self.keeps or self.bits >= 16 or self.input_scale == "row" or (self.input_scale == "call" and not gathered):
             return self
         if self.input_scale == "call":
             return find_format(_GATHERED).fit(k, gathered=True)
@@ -93,52 +108,74 @@ class Format:
             return n * k * self.bits // 8
         blocks = self.blocks(k)
         zero_points = 0 if self.symmetric else -(-blocks * self.bits // 8)
-        return n * (
-            blocks * ((self.block_size or k) * self.bits // 8 + np.dtype(self.scale_dtype).itemsize) + zero_points
-        )
+        floats = np.dtype(self.scale_dtype).itemsize + np.dtype(self.offset_dtype or "V0").itemsize
+        return n * (blocks * ((self.block_size or k) * self.bits // 8 + floats) + zero_points)
 
     def flaw(self, rows: Rows) -> str | None:
         """Why these rows cannot be stored in this format, or None: NaN, infinity, values beyond what float16 (scales) can hold."""
         low, high = (float(rows.min()), float(rows.max())) if rows.size else (0.0, 0.0)
         if not np.isfinite(low + high):
             return "holds NaN or infinity"
-        limit = _LARGEST_SCALE * {32: np.inf, 16: 1, 8: 127, 4: 7}[self.bits]
+        limit = (
+            float(ml_dtypes.finfo(self.dtype).max) if self.bits >= 16 else _LARGEST_SCALE * ((1 << self.bits - 1) - 1)
+        )
         if max(-low, high) > limit:
             return f"holds values up to {max(-low, high):.3g}, and {self.name} reaches {limit:.3g} only"
         return None
 
-    def quantize(self, rows: Rows) -> Quantized:
-        """Rows [n, k], free of flaws and fitted (`fit`), to what is stored; k of the last block's columns may be padding."""
+    def quantize(self, rows: Rows, compensation: Compensation | None = None) -> Quantized:
+        """Rows [n, k], free of flaws and fitted (`fit`), to what is stored; k of the last block's columns may be padding.
+
+        With `compensation`, codes are chosen for the error of the product, not of the weights.
+        """
         parts = [self._quantize(rows[start:stop]) for start, stop in _pieces(*rows.shape)]
-        if len(parts) == 1:
-            return parts[0]
         zero_points = [part.zero_points for part in parts if part.zero_points is not None]
-        return Quantized(
+        stored = Quantized(
             np.concatenate([part.packed for part in parts]),
             np.concatenate([part.scales for part in parts]),
             np.concatenate(zero_points) if zero_points else None,
         )
+        return stored if compensation is None else self._compensated(stored, rows, compensation)
 
     def dequantize(self, stored: Quantized, k: int) -> Rows:
         """The rows [n, k] that the kernels compute with."""
-        blocks = stored.packed.shape[1]
-        codes = _unpack(stored.packed, self.bits).astype(np.float32)
-        zero = np.float32(1 << (self.bits - 1))
+        return self._grid(stored, k).values(self._codes(stored, k).astype(np.float32))
+
+    def _compensated(self, stored: Quantized, rows: Rows, compensation: Compensation) -> Quantized:
+        k = rows.shape[1]
+        grid = self._grid(stored, k)
+        blocks = grid.scale.shape[1]
+        codes = _unpack(stored.packed, self.bits).copy()
+        chosen = codes[:, :blocks].reshape(len(rows), -1)
+        chosen[:, :k] = compensation.codes(rows, grid, chosen[:, :k].astype(np.float32))
+        codes[:, :blocks] = chosen.reshape(len(rows), blocks, -1)
+        return replace(stored, packed=pack(codes, self.bits))
+
+    def _codes(self, stored: Quantized, k: int) -> Bytes:
+        return _unpack(stored.packed, self.bits).reshape(len(stored.packed), -1)[:, :k]
+
+    def _grid(self, stored: Quantized, k: int) -> Grid:
+        size = self.block_size or k
+        blocks = -(-k // size)
+        scale = stored.scales.astype(np.float32)
+        zero = np.full_like(scale, 1 << (self.bits - 1))
         if stored.zero_points is not None:
-            zero = _unpack(stored.zero_points, self.bits)[:, :blocks, None].astype(np.float32)
-        values: Rows = (codes - zero) * stored.scales.astype(np.float32)[..., None]
-        if not self.block_sums:
-            return values.reshape(len(values), -1)[:, :k]
-        main = k // self.block_size
-        offsets = values[:, main:].reshape(len(values), -1)[:, :main]
-        return (values[:, :main] + offsets[..., None]).reshape(len(values), k)
+            zero = _unpack(stored.zero_points, self.bits)[:, : scale.shape[1]].astype(np.float32)
+        offset = np.zeros_like(scale[:, :blocks])
+        if stored.offsets is not None:
+            offset = stored.offsets.astype(np.float32)
+        if self.block_sums:
+            sums = Grid(scale[:, blocks:], zero[:, blocks:], np.zeros_like(scale[:, blocks:]), size, 0)
+            behind = _unpack(stored.packed, self.bits)[:, blocks:].reshape(len(scale), -1)
+            offset = sums.values(behind.astype(np.float32))[:, :blocks]
+        return Grid(scale[:, :blocks], zero[:, :blocks], offset, size, (1 << self.bits) - 1)
 
     def _quantize(self, rows: Rows) -> Quantized:
         n = len(rows)
         columns = _columns(rows, self.block_size or rows.shape[1])
         if self.symmetric:
             found = rounding.symmetric(columns, self.bits)
-            return Quantized(_pack(_rows(found.codes, n), self.bits), _scales(found.scale, n), None)
+            return Quantized(pack(_rows(found.codes, n), self.bits), _scales(found.scale, n), None)
         found = (rounding.affine if self.block_sums else rounding.asymmetric)(columns, self.bits)
         codes, scales = _rows(found.codes, n), _scales(found.scale, n)
         zero = found.zero.reshape(n, -1)
@@ -150,7 +187,7 @@ class Format:
             codes = np.concatenate([codes, _rows(offsets.codes, n)], axis=1)
             scales = np.concatenate([scales, _scales(offsets.scale, n)], axis=1)
             whole = np.pad(whole, ((0, 0), (0, scales.shape[1] - whole.shape[1])), constant_values=1 << (self.bits - 1))
-        return Quantized(_pack(codes, self.bits), scales, _pack_padded(whole.astype(np.uint8), self.bits))
+        return Quantized(pack(codes, self.bits), scales, pack_padded(whole.astype(np.uint8), self.bits))
 
 
 def find_format(name: str) -> Format:
@@ -186,7 +223,11 @@ def _kind(symmetric: bool, block_sums: bool) -> str:
     return "-affine" if block_sums else "-asym"
 
 
-_FLOATS = (Format("float32", 32), Format("float16", 16, dtype="float16"))
+_FLOATS = (
+    Format("float32", 32),
+    Format("float16", 16, dtype="float16"),
+    Format("bfloat16", 16, dtype="bfloat16"),
+)
 _BLOCKS = tuple(
     _named(bits, size, kind)
     for bits, kinds in ((8, ("",)), (4, ("", "-asym", "-affine")))
@@ -199,7 +240,8 @@ _WHOLE_ROWS = (
 )
 # A table of int8-dynamic whose rows are looked up has no input to round: it is stored in blocks.
 _GATHERED = "int8-b128"
-FORMATS: Mapping[str, Format] = {form.name: form for form in (*_FLOATS, *_BLOCKS, *_WHOLE_ROWS)}
+_KEPT = (Format("keep", 8, keeps="exactly"), Format("keep-fast", 8, keeps="nearly"))
+FORMATS: Mapping[str, Format] = {form.name: form for form in (*_FLOATS, *_BLOCKS, *_WHOLE_ROWS, *_KEPT)}
 
 
 def _pieces(n: int, k: int) -> Iterator[tuple[int, int]]:
@@ -224,16 +266,20 @@ def _scales(scale: Rows, n: int) -> Scales:
     return scale.astype(np.float16).reshape(n, -1)
 
 
-def _pack(codes: Bytes, bits: int) -> Bytes:
-    return codes if bits == 8 else codes[..., 0::2] | (codes[..., 1::2] << np.uint8(4))
+def pack(codes: Bytes, bits: int) -> Bytes:
+    """Codes below 2^bits along the last axis, 8 / bits to a byte, the first in the lowest bits."""
+    packed = codes[..., :: 8 // bits]
+    for i in range(1, 8 // bits):
+        packed = packed | (codes[..., i :: 8 // bits] << np.uint8(i * bits))
+    return packed
 
 
-def _pack_padded(codes: Bytes, bits: int) -> Bytes:
-    odd = codes.shape[-1] % (8 // bits)
-    return _pack(np.pad(codes, ((0, 0), (0, odd))) if odd else codes, bits)
+def pack_padded(codes: Bytes, bits: int) -> Bytes:
+    """The same for rows [n, count] of any length; the last byte is filled up with zeros."""
+    missing = -codes.shape[-1] % (8 // bits)
+    return pack(np.pad(codes, ((0, 0), (0, missing))) if missing else codes, bits)
 
 
 def _unpack(packed: Bytes, bits: int) -> Bytes:
-    if bits == 8:
-        return packed
-    return np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1).reshape(*packed.shape[:-1], -1)
+    parts = [packed >> np.uint8(shift) & np.uint8((1 << bits) - 1) for shift in range(0, 8, bits)]
+    return np.stack(parts, axis=-1).reshape(*packed.shape[:-1], -1)

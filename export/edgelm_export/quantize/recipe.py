@@ -6,22 +6,25 @@ mixture of experts layers.{i}.router, .experts, .shared.gate_up_proj, .shared.do
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Iterable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import InvalidOption
+from edgelm_export.quantize.compensate import Compensation, Wide
 from edgelm_export.quantize.formats import Format, find_format, with_block_size
 
-PRECISIONS = ("fp32", "fp16", "int8", "int8-plain", "int4", "int4-plain")
+PRECISIONS = ("fp32", "fp16", "int8", "int8-plain", "int4", "int4-plain", "keep", "keep-fast")
 DEFAULT_PRECISION: Mapping[str, str] = {"decoder": "int4", "encoder": "int8", "encoder-decoder": "int8"}
+
+# Of these the codes are chosen by what the inputs look like, where the float graph can run.
+_COMPENSATED = ("int4",)
 
 Rule = tuple[str, str]
 
@@ -32,13 +35,17 @@ class Recipe:
 
     Args:
         optional: how many of the last rules may go unused: those a preset added, not the user.
+        compensates: whether blocks of integers are rounded for the error of the product, not of the weights.
         ranges: largest value of each column of a projection's input, by its name, measured on the float graph (calibrate.py).
+        moments: the same of their second moments, for rounding that compensates; a function, for they are large.
     """
 
     name: str
     rules: tuple[Rule, ...]
     optional: int = 0
+    compensates: bool = False
     ranges: Mapping[str, NDArray[np.float32]] | None = field(default=None, repr=False, compare=False)
+    moments: Callable[[str], Wide | None] | None = field(default=None, repr=False, compare=False)
     _decided: set[int] = field(default_factory=set[int], repr=False, compare=False)
 
     def format_for(self, name: str) -> Format:
@@ -59,9 +66,24 @@ class Recipe:
         return any(find_format(form).input_scale for _, form in self.rules)
 
     @property
+    def wants_moments(self) -> bool:
+        """Whether a format is among the rules whose codes may be chosen by what the inputs look like."""
+        return self.compensates and any(find_format(form).compensates for _, form in self.rules)
+
+    def compensation(self, name: str, form: Format) -> Compensation | None:
+        """What the rounding of the weight called `name` may make up for its errors with; None where nothing is known."""
+        moments = None if self.moments is None or not form.compensates else self.moments(name)
+        return None if moments is None else Compensation(moments)
+
+    @property
     def rounds_inputs(self) -> bool:
         """Whether a format is among the rules that makes the kernel round its input."""
         return any(find_format(form).bits < 16 for _, form in self.rules)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a format is among the rules that takes the checkpoint's own integers."""
+        return any(find_format(form).keeps for _, form in self.rules)
 
     def without_block_sums(self) -> Recipe:
         """The same with whole zero points in the place of fractional ones, whose inputs are wider than their weights."""
@@ -85,9 +107,14 @@ class Recipe:
                 "(names are like layers.0.qkv_proj, layers.0.o_proj, layers.0.gate_up_proj, layers.0.down_proj, lm_head)"
             )
 
+    def used(self) -> Recipe:
+        """The recipe without the rules that decided nothing."""
+        return replace(self, rules=tuple(rule for i, rule in enumerate(self.rules) if i in self._decided), optional=0)
+
     def as_manifest(self) -> dict[str, Any]:
         """Plain data for the manifest."""
-        return {"name": self.name, "rules": [list(rule) for rule in self.rules]}
+        calibrated = {"calibrated": True} if self.moments is not None else {}
+        return {"name": self.name, **calibrated, "rules": [list(rule) for rule in self.rules]}
 
 
 def preset(precision: str, num_hidden_layers: int, block_size: int | None = None, family: str = "decoder") -> Recipe:
@@ -107,47 +134,45 @@ def preset(precision: str, num_hidden_layers: int, block_size: int | None = None
         "int8-plain": lambda: [*_ROUTERS, ("*", "int8-b128")],
         "int4": lambda: _int4_target() if family == "encoder-decoder" else _int4(num_hidden_layers),
         "int4-plain": lambda: [*_ROUTERS, ("*layers.*", "int4-b32"), ("*", "int8-b128")],
+        "keep": lambda: [("*", "keep")],
+        "keep-fast": lambda: [*_ROUTERS, ("*", "keep-fast")],
     }
     if precision not in presets:
         raise InvalidOption(f"precision {precision!r} is not known (known: {', '.join(PRECISIONS)})")
     rules = presets[precision]()
     if block_size is not None:
         rules = [(glob, _resized(form, precision, block_size)) for glob, form in rules]
-    return Recipe(precision, tuple(rules), optional=len(rules))
+    return Recipe(precision, tuple(rules), optional=len(rules), compensates=precision in _COMPENSATED)
 
 
-def recipe_from_file(
-    path: Path, num_hidden_layers: int, block_size: int | None = None, family: str = "decoder"
-) -> Recipe:
-    """A recipe written by a user, TOML or JSON: `rules`, a table of glob = format, and `precision`, the preset for what no rule matches.
+def recipe_of(name: str, forms: Mapping[str, str], known: Recipe) -> Recipe:
+    """The recipe that gives each weight of a decoder its own format, in few rules; what `forms` does not name goes by the presets.
 
-    Raises:
-        InvalidOption: the file cannot be read, or holds something else.
+    Args:
+        name: of the recipe.
+        forms: format by the name of the weight.
+        known: what the recipe knows of the model besides.
     """
-    raw = _read(path)
-    unknown = sorted(set(raw) - {"precision", "rules"})
-    if unknown:
-        raise InvalidOption(
-            f"{path}: {', '.join(unknown)} is no part of a recipe; it has 'precision' and a table 'rules'"
-        )
-    rules = raw.get("rules", {})
-    if not isinstance(rules, Mapping) or not all(isinstance(form, str) for form in rules.values()):
-        raise InvalidOption(
-            f'{path}: \'rules\' must be a table of glob = format name, as in "layers.*.down_proj" = "int8-b128"'
-        )
-    try:
-        for form in rules.values():
-            find_format(form)
-        base = Recipe("", ())
-        if "precision" in raw:
-            base = preset(str(raw["precision"]), num_hidden_layers, block_size, family)
-    except InvalidOption as error:
-        raise InvalidOption(f"{path}: {error}") from error
-    return Recipe(path.name, (*rules.items(), *base.rules), optional=len(base.rules))
+    kinds: dict[str, Counter[str]] = {}
+    for weight, form in forms.items():
+        kinds.setdefault(_kind(weight), Counter())[form] += 1
+    usual = {kind: counted.most_common(1)[0][0] for kind, counted in kinds.items()}
+    odd = [(weight, form) for weight, form in forms.items() if form != usual[_kind(weight)]]
+    rest = [*_ROUTERS, _EXPERTS, ("*", "int8-b128")]
+    return replace(known, name=name, rules=(*odd, *usual.items(), *rest), optional=len(usual) + len(rest))
+
+
+def _kind(weight: str) -> str:
+    """The pattern of all layers' weights of that name."""
+    return re.sub(r"\d+", "*", weight)
 
 
 # A rounded router sends tokens elsewhere; and it is small.
 _ROUTERS: tuple[Rule, ...] = (("*.router", "float32"), ("*.shared_gate", "float32"))
+
+# Experts go without zero points: QMoE takes 12 to 20 % longer with them, and they take a normal weight's error from 0.082 of
+# its spread to 0.078 (Q4_0: 0.086).
+_EXPERTS: Rule = ("layers.*.experts", "int4-b32")
 
 # One scale for the whole input costs an encoder 3 to 6 % less time than one a row.
 _WHOLE_TEXTS: tuple[Rule, ...] = (("layers.*", "int8-dynamic"), ("encoder.layers.*", "int8-dynamic"))
@@ -178,10 +203,8 @@ def _int4(num_hidden_layers: int) -> list[Rule]:
     that model, read with the built-in text, the block sums of gate_up_proj take the divergence from 0.089 to 0.032 for 2 %
     of a decode step; those of o_proj and down_proj would take it to 0.009 for another 5 to 10 %.
 
-    Experts go without zero points: QMoE takes 12 to 20 % longer with them, and they take a normal weight's error from 0.082 of
-    its spread to 0.078 (Q4_0: 0.086).
     """
-    rules = [*_ROUTERS, ("layers.*.experts", "int4-b32"), ("layers.*.qkv_proj", "int8-b128")]
+    rules = [*_ROUTERS, _EXPERTS, ("layers.*.qkv_proj", "int8-b128")]
     rules += [(f"layers.{i}.down_proj", "int8-b128") for i in _favoured(num_hidden_layers)]
     return [*rules, ("layers.*.gate_up_proj", "int4-b32-affine"), ("layers.*", "int4-b32-asym"), ("*", "int8-b128")]
 
@@ -197,18 +220,3 @@ def _resized(form: str, precision: str, block_size: int) -> str:
     form = "int8-b128" if form == "int8-rows" and precision == "int8" else form
     with_size = with_block_size(form, block_size)
     return with_size if precision == "int8" or form.startswith("int4") else form
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidOption(f"{path}: the recipe cannot be read: {error}") from error
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidOption(
-            f"{path}: the recipe is neither TOML nor JSON (a name ending in .json is read as JSON): {error}"
-        ) from error
-    if not isinstance(raw, Mapping):
-        raise InvalidOption(f"{path}: a recipe is a table with 'precision' and 'rules'")
-    return raw

@@ -14,8 +14,12 @@ from typing import Any, cast
 
 from edgelm.errors import CheckpointError, UnsupportedConfig
 from edgelm_export.checkpoint.base import Checkpoint
+from edgelm_export.checkpoint.quantized.awq import read_awq
+from edgelm_export.checkpoint.quantized.bitsandbytes import read_bitsandbytes
 from edgelm_export.checkpoint.quantized.compressed_tensors import read_compressed_tensors
 from edgelm_export.checkpoint.quantized.fp8 import read_fp8
+from edgelm_export.checkpoint.quantized.gptq import read_gptq
+from edgelm_export.checkpoint.quantized.mlx import is_mlx, read_mlx
 from edgelm_export.checkpoint.quantized.mxfp4 import read_mxfp4
 from edgelm_export.checkpoint.quantized.tensors import StoredTensors
 from edgelm_export.config_reader import ConfigReader
@@ -24,11 +28,16 @@ from edgelm_export.config_reader import ConfigReader
 Format = Callable[[ConfigReader, StoredTensors], str]
 
 FORMATS: Mapping[str, Format] = {  # by quant_method
+    "awq": read_awq,
+    "bitsandbytes": read_bitsandbytes,
     "compressed-tensors": read_compressed_tensors,
     "fp8": read_fp8,
+    "gptq": read_gptq,
+    "mlx": read_mlx,
     "mxfp4": read_mxfp4,
 }
-SETTINGS_KEYS = ("quantization_config", "compression_config")  # the second is compressed-tensors' own, before 2025
+# The second is compressed-tensors' own, before 2025, the third MLX's, which may stand beside a copy under the first.
+SETTINGS_KEYS = ("quantization_config", "compression_config", "quantization")
 
 _SHOWN = 10
 
@@ -59,7 +68,7 @@ def dequantized(checkpoint: Checkpoint) -> Checkpoint:
     unknown = [f"{key} {name!r} is not known to edgelm and was not used" for name in config.unread()]
     return replace(
         checkpoint,
-        config={name: value for name, value in checkpoint.config.items() if name != key},
+        config={name: value for name, value in checkpoint.config.items() if name not in SETTINGS_KEYS},
         tensors=tensors.logical,
         quantization=f"{stored_as}: {tensors.replaced} tensors",
         notes=(*checkpoint.notes, *tensors.notes, *unknown),
@@ -79,7 +88,11 @@ def _settings_key(config: Mapping[str, Any]) -> str | None:
 
 
 def _method(settings: Any) -> str | None:
-    method = cast(dict[str, Any], settings).get("quant_method") if isinstance(settings, dict) else None
+    if not isinstance(settings, dict):
+        return None
+    method = cast(dict[str, Any], settings).get("quant_method")
+    if method is None and is_mlx(cast(dict[str, Any], settings)):
+        return "mlx"
     return method if isinstance(method, str) else None
 
 

@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from edgelm_export.checkpoint.base import Array, LazyTensor
+from edgelm_export.checkpoint.base import Array, LazyTensor, by_group
 from edgelm_export.checkpoint.files import shown
 from edgelm_export.checkpoint.quantized.tensors import StoredTensors
 
@@ -102,17 +102,8 @@ def _rows(codes: LazyTensor, scale: LazyTensor, block: Block, start: int, stop: 
         of_row = np.arange(start, stop) // rows - first
     values = codes.read(start, stop)
     with np.errstate(all="ignore"):  # whoever uses the weights judges NaN and infinity
-        _multiply(values, np.take(scales, of_row, axis=-2), columns)
+        by_group(np.multiply, values, np.take(scales, of_row, axis=-2), columns)
     return values
-
-
-def _multiply(values: Array, scales: Array, columns: int) -> None:
-    """Scales `values` [..., rows, all columns] in place, by one scale for each row and `columns` of them."""
-    whole = values.shape[-1] // columns
-    body, rest = values[..., : whole * columns], values[..., whole * columns :]
-    body = body.reshape(*values.shape[:-1], whole, columns)  # splits the last axis, so it is a view of the values
-    body *= scales[..., :whole, None]
-    rest *= scales[..., whole:]
 
 
 def _block(codes: LazyTensor, scales: Sequence[LazyTensor], blocks: Sequence[Block]) -> Block | None:
