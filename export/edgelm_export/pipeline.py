@@ -10,7 +10,7 @@ from typing import Any
 
 from edgelm.errors import InvalidOption
 from edgelm.package import Package
-from edgelm.providers import PROVIDERS, Provider, missing
+from edgelm.providers import PROVIDERS, Provider
 from edgelm_export.adapters import check_base, open_adapters, write_adapters
 from edgelm_export.assemble import plan
 from edgelm_export.budgeted import Budget, read_budget, survey, within_budget
@@ -155,18 +155,15 @@ def _export(
             written.save(folder)
             if options.verify:
                 with cost.of("verifying"):
-                    package, runner = Package.open(folder), _runner(own.provider)
-                    if runner is None:
-                        quality = {"skipped": f"skipped: {'; '.join(missing(own.provider))}"}
-                        say(f"verification {quality['skipped']}")
+                    package, unmeasured = Package.open(folder), _unmeasured(own.provider)
+                    if unmeasured is None:
+                        quality = verify(package, model, own.provider, graph, text, say)
                     else:
-                        quality = verify(package, model, runner, graph, text, say)
-                    if runner is not None and runner.name != own.provider.name:
-                        say(f"verified by the kernels of {runner.name}, for {own.provider.name} cannot be used here")
-                        quality["device"] = runner.name
+                        quality = {"skipped": unmeasured}
+                        say(f"verification {unmeasured}")
                     written = with_quality(written, quality, folder)
-                    if runner is not None and bound.has_room(RESIDENT * package.size + WORKSPACE):
-                        written = replace(written, recorded_run=recorded_run(package, runner, text))
+                    if unmeasured is None and bound.has_room(RESIDENT * package.size + WORKSPACE):
+                        written = replace(written, recorded_run=recorded_run(package, own.provider, text))
                     written.save(folder)
             return Package.open(folder)
 
@@ -181,11 +178,12 @@ def _export(
     return Package.open(target)
 
 
-def _runner(provider: Provider) -> Provider | None:
-    """What runs a provider's programs here: itself, or the CPU's kernels where these know the activations."""
-    if not missing(provider):
-        return provider
-    return PROVIDERS["cpu"] if provider.activation_dtype in PROVIDERS["cpu"].takes else None
+def _unmeasured(provider: Provider) -> str | None:
+    """Why programs for a provider are not compared with the float graph, whose cache and blocks have another dtype than theirs."""
+    dtype = provider.activation_dtype
+    return (
+        None if dtype == "float32" else f"skipped: activations are {dtype}; --device cpu,{provider.name} measures cpu's"
+    )
 
 
 def _check_together(options: ExportOptions, providers: Sequence[Provider]) -> None:
