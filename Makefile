@@ -1,4 +1,4 @@
-# make demo | test | lint | format | parity | bench | clean. Each target builds the environment it needs.
+# make demo | test | lint | format | parity | cuda | bench | clean. Each target builds the environment it needs.
 
 .DEFAULT_GOAL := help
 
@@ -6,6 +6,7 @@ VENV := .venv
 PARITY_V5 := .venv-parity
 PARITY_V4 := .venv-parity-v4
 OPTIMUM := .venv-optimum
+CUDA := .venv-cuda
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 
 DEMO_MODEL := smollm2-135m-instruct
@@ -16,7 +17,7 @@ DEMO_QUESTION := Why is the sky blue? Answer in two sentences.
 PYTHON ?= $(shell for candidate in python3 python3.11 python3.12 python3.13 python3.14; do \
 	"$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$candidate" && break; done)
 
-.PHONY: help demo test lint format parity parity-v5 parity-v4 parity-optimum figures bench clean
+.PHONY: help demo test lint format parity parity-v5 parity-v4 parity-optimum cuda figures bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 18
@@ -48,6 +49,9 @@ parity-v4: $(PARITY_V4)/.installed | parity-v5
 
 parity-optimum: $(OPTIMUM)/.installed | parity-v4
 	$(OPTIMUM)/bin/python -m pytest tests/parity_optimum
+
+cuda: $(CUDA)/.installed ## what ONNX Runtime for CUDA does on a machine without a GPU
+	$(CUDA)/bin/python -m pytest tests/gpu
 
 figures: $(PARITY_V5)/.installed $(PARITY_V4)/.installed ## record what parity measures, and write the pages that quote it
 	$(PARITY_V5)/bin/python -m pytest tests/parity -k "random" --record-figures
@@ -85,6 +89,11 @@ $(PARITY_V4)/.installed: pyproject.toml tests/parity/requirements-v4.txt | $(PAR
 $(OPTIMUM)/.installed: pyproject.toml tests/parity/requirements-optimum.txt | $(OPTIMUM)/bin/python
 	@echo "installing torch and Optimum into $(OPTIMUM)"
 	$(OPTIMUM)/bin/python $(PIP_INSTALL) -e '.[cpu,optimum,test]' -r tests/parity/requirements-optimum.txt
+	@touch $@
+
+$(CUDA)/.installed: pyproject.toml | $(CUDA)/bin/python
+	@echo "installing onnxruntime-gpu without CUDA's libraries into $(CUDA)"
+	$(CUDA)/bin/python $(PIP_INSTALL) -e '.[export,test]' 'onnxruntime-gpu==1.31.1'
 	@touch $@
 
 %/bin/python:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm import signature
+from edgelm.cuda import host_dtype
 from edgelm.errors import InvalidOption, ManifestError
 from edgelm.session import Program
 
@@ -66,7 +67,7 @@ class Adapters:
             ManifestError: they do not fit each other.
         """
         self._folder, self._kept = package.path, package.manifest.adapters
-        self._dtype = np.dtype(package.manifest.kv_cache.dtype)
+        self._dtype = np.dtype(host_dtype(package.manifest.kv_cache.dtype))
         self._sizes = _sizes(program)
         self._mapped: dict[str, Factors] = {}
         for name, adapter in self._kept.items():
@@ -119,7 +120,7 @@ def _is_rank(value: Any) -> bool:
 def no_adapter(program: Program, dtype: str) -> Factors:
     """What to bind where no adapter is wanted: factors of rank 0. Nothing for a program that takes none."""
     sizes = _sizes(program)
-    return _slices(np.zeros(0, dtype), sizes, dict.fromkeys(sizes, 0))
+    return _slices(np.zeros(0, host_dtype(dtype)), sizes, dict.fromkeys(sizes, 0))
 
 
 def _sizes(program: Program) -> dict[str, tuple[int, int]]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from edgelm.errors import CheckpointError, InvalidOption, ManifestError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgelm.package import Package
 
 
@@ -43,17 +45,21 @@ def load(
     *,
     max_batch: int | None = None,
     prefix_cache_mib: int | None = None,
+    provider_options: Mapping[str, str] | None = None,
 ) -> Any:
     """Loads a package.
 
     Args:
         package: a package folder, or a name of the catalogue (exported at first use into the user's cache folder).
-        device: "auto" or an execution provider's short name.
+        device: "auto" (CUDA where package and machine both can, else the CPU), or an execution provider's short name, with a number
+            where there are several, as in "cuda:1".
         threads: threads inside an operator; None leaves the choice to ONNX Runtime.
         max_length: most positions of prompt and new tokens together; None allows the package's whole context. Memory is
             taken as sequences grow, so a large value costs nothing by itself.
         max_batch: of a decoder: most requests that are answered at the same time (8); the others wait.
         prefix_cache_mib: of a decoder: most memory for what earlier requests computed, in MiB (512); 0 keeps nothing.
+        provider_options: of ONNX Runtime's execution provider, such as {"gpu_mem_limit": "4000000000"}, bytes that CUDA's weights and
+            activations may take; the KV cache comes beside them.
 
     Raises:
         PackageError: the package cannot be opened.
@@ -71,12 +77,12 @@ def load(
     family = opened.manifest.family
     if family not in kinds:
         raise ManifestError(f"{opened.path} is of family {family!r}; this edgelm runs {' and '.join(kinds)}, update it")
-    provider = find_provider(device, package_device=opened.manifest.device)
+    provider = find_provider(device, package_devices=opened.manifest.devices, options=provider_options)
     options = {"max_batch": max_batch, "prefix_cache_mib": prefix_cache_mib}
     given = {name: value for name, value in options.items() if value is not None}
     if given and family != "decoder":
         raise InvalidOption(f"{' and '.join(given)}: only a decoder takes that, and {opened.path} is an {family}")
-    return kinds[family](opened, provider, threads=threads, max_length=max_length, **given)
+    return kinds[family](opened.on(provider.runs), provider, threads=threads, max_length=max_length, **given)
 
 
 def find_package(package: str | Path) -> Path:

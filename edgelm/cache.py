@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgelm import signature
-from edgelm.errors import ContextOverflow, GenerationError
-from edgelm.session import buffer, sparse_buffer
+from edgelm.errors import ContextOverflow, GenerationError, OutOfDeviceMemory
+from edgelm.session import HOST_MEMORY, Memory
 from edgelm.signature import CacheGeometry, LayerCache
 
 _SMALLEST_BUCKET = 256
@@ -44,13 +43,14 @@ class StaticKVCache:
     never grows. There may be more rows in the buffers than `lengths` has: they are room for sequences to come.
     """
 
-    def __init__(self, geometry: CacheGeometry, batch: int, limit: int) -> None:
-        """Begins with room for few positions; `limit` is the most a row may ever take."""
+    def __init__(self, geometry: CacheGeometry, batch: int, limit: int, memory: Memory = HOST_MEMORY) -> None:
+        """Allocates little yet; `limit` is the most positions a row may ever take, `memory` is where the buffers live."""
         self._geometry = geometry
+        self._memory = memory
         # Which layer each buffer belongs to, and which kind it is.
         self._owners = [(i, layer, kind) for i, layer in enumerate(geometry.layers) for kind in layer.buffers]
         self.limit = limit
-        self._buffers: list[NDArray[Any]] = []
+        self._buffers: list[Any] = []
         # How many positions at the beginning two rows have in common, because one was made from the other.
         self._shared = np.zeros((batch, batch), np.int64)
         self.lengths = [0] * batch
@@ -67,6 +67,7 @@ class StaticKVCache:
 
         Raises:
             ContextOverflow: more than the limit.
+            OutOfDeviceMemory: the device has no room for it; what is there stays.
         """
         if length <= self.max_length:
             return False
@@ -116,7 +117,7 @@ class StaticKVCache:
 
     def copy(self, row: int, length: int) -> StaticKVCache:
         """A cache of its own with one row that holds the first `length` positions of this one, which `holds` them."""
-        found = StaticKVCache(self._geometry, 1, self.limit)
+        found = StaticKVCache(self._geometry, 1, self.limit, self._memory)
         found.reserve(length)
         found.lengths = [length]
         _fill(found.held(0), self.held(row, length))
@@ -138,16 +139,16 @@ class StaticKVCache:
         _fill(self.held(rows), other.held(0))
         return moved
 
-    def held(self, row: int, length: int | None = None) -> list[NDArray[Any]]:
+    def held(self, row: int, length: int | None = None) -> list[Any]:
         """Views [num_key_value_heads, positions, head_dim] of all that a row holds, or of its first `length` positions."""
         end = self.lengths[row] if length is None else length
         owned = zip(self._owners, self._buffers, strict=True)
         return [array[row, :, : end - first_position(layer, end)] for (_, layer, _), array in owned]
 
-    def rows(self, start: int, stop: int) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]:
+    def rows(self, start: int, stop: int) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Inputs and outputs to bind for these rows: views of the same memory, since the program updates them in place."""
-        inputs: dict[str, NDArray[Any]] = {}
-        outputs: dict[str, NDArray[Any]] = {}
+        inputs: dict[str, Any] = {}
+        outputs: dict[str, Any] = {}
         for (i, _, kind), array in zip(self._owners, self._buffers, strict=True):
             inputs[signature.past(i, kind)] = outputs[signature.present(i, kind)] = array[start:stop]
         return inputs, outputs
@@ -178,7 +179,7 @@ class StaticKVCache:
         return capacity
 
     def _copy_rows(self, parents: Mapping[int, int]) -> None:
-        spare: list[NDArray[Any]] = []
+        spare: list[Any] = []
         for source, target in copies(parents):
             if target == SPARE:
                 spare = [array[source, :, : self.lengths[source]].copy() for array in self._buffers]
@@ -199,21 +200,35 @@ class StaticKVCache:
 
     def _rebuild(self, parents: Sequence[int], rows: int, max_length: int) -> None:
         """Buffers with room for so many rows and positions, of which the first hold what their parents did."""
-        before, self._buffers = self._buffers, []
+        before, buffers = self._buffers, list[Any]()
         for position, (_, layer, _) in enumerate(self._owners):
             shape = (rows, layer.num_key_value_heads, capacity(layer, max_length), layer.head_dim)
             if before and before[position].shape == shape:  # a window, which has all the room it wants
-                self._buffers.append(before[position])
+                buffers.append(before[position])
                 continue
-            new = (buffer if layer.window is None else sparse_buffer)(shape, self._geometry.dtype)
+            try:
+                new = self._memory.empty(shape, self._geometry.dtype, sparse=layer.window is not None)
+            except OutOfDeviceMemory as error:
+                raise self._advised(error, sum(one.nbytes for one in buffers), rows, max_length) from error
             for row, parent in enumerate(parents if before else ()):
                 length = self.lengths[parent]
                 new[row, :, :length] = before[position][parent, :, :length]
-            self._buffers.append(new)
-        self.max_length = max_length
+            buffers.append(new)
+        self._buffers, self.max_length = buffers, max_length
+
+    def _advised(self, error: OutOfDeviceMemory, taken: int, rows: int, max_length: int) -> OutOfDeviceMemory:
+        """The error with what the cache takes and what would fit; `taken` bytes of the new buffers are there already."""
+        each = rows * self._geometry.bytes_per_token
+        windows = rows * self._geometry.window_bytes
+        fits = max(0, error.free + taken - windows) // each if each else 0
+        room = f"about {fits:,} would fit beside what is there" if fits else "not one would fit beside what is there"
+        return error.advise(
+            f"a KV cache of {max_length:,} positions in {rows} rows takes {(each * max_length + windows) / 1e6:,.1f} MB and {room}; "
+            "load it with a smaller max_length (--max-length), or run fewer rows at a time"
+        )
 
 
-def _fill(targets: Sequence[NDArray[Any]], sources: Sequence[NDArray[Any]]) -> None:
+def _fill(targets: Sequence[Any], sources: Sequence[Any]) -> None:
     for target, source in zip(targets, sources, strict=True):
         target[...] = source
 

@@ -12,7 +12,7 @@ from edgelm import signature
 from edgelm.cache import StaticKVCache, inherited
 from edgelm.long_context import LongContext
 from edgelm.protocols import Logits
-from edgelm.session import Program, buffer
+from edgelm.session import Array, Binding, Program, buffer
 from edgelm.signature import CacheGeometry
 
 # Tokens of one prefill call. The fused attention multiplies each query of a call with all its keys, those behind it too, so calls of
@@ -24,7 +24,7 @@ PREFILL_CHUNK = 192
 class Memory(Protocol):
     """What rows read besides their cache, such as an encoder's output (memory.py)."""
 
-    def inputs(self, start: int, stop: int) -> Mapping[str, NDArray[Any]]:
+    def inputs(self, start: int, stop: int) -> Mapping[str, Array]:
         """What to bind for these rows, by the name of the input; it must stay in place until `reorder`."""
         ...
 
@@ -51,7 +51,7 @@ class Decoder:
         self._memory = memory
         self._step: _Call | None = None
         self.vocab_size = vocab_size
-        self.cache = StaticKVCache(geometry, batch, limit)
+        self.cache = StaticKVCache(geometry, batch, limit, program.memory)
         self.ids: list[list[int]] = [[] for _ in range(batch)]
         short = geometry.short_context
         self._long = None if short is None else LongContext(short, batch)
@@ -109,7 +109,7 @@ class Decoder:
         lengths = self.cache.lengths
         moved = self.cache.reserve(max(lengths) + 1)
         if self._step is None or moved:
-            self._step = self._call((0, self.batch), (1, 1))
+            self._step = self._call((0, self.batch), (1, 1), repeats=True)
         self._step.input_ids[:, 0] = ids
         self._step.run(lengths, 1, self._flags(0, self.batch))
         for row, token in enumerate(ids):
@@ -176,11 +176,11 @@ class Decoder:
         self._step = None
         return self.batch - 1
 
-    def held(self, row: int) -> list[NDArray[Any]]:
+    def held(self, row: int) -> list[Any]:
         """Views [heads, positions, head_dim] of what the cache holds of a row; a window holds the last positions only."""
         return self.cache.held(row)
 
-    def hold(self, ids: Sequence[int]) -> list[NDArray[Any]]:
+    def hold(self, ids: Sequence[int]) -> list[Any]:
         """Makes the only row one that was fed `ids`; what the cache holds of them is to be written into these arrays."""
         self.cache.truncate(0, 0)
         self.cache.reserve(len(ids))
@@ -219,11 +219,14 @@ class Decoder:
         self.ids[row] += ids
         return call.logits[0]
 
-    def _call(self, rows: tuple[int, int], shape: tuple[int, int]) -> _Call:
+    def _call(self, rows: tuple[int, int], shape: tuple[int, int], *, repeats: bool = False) -> _Call:
         past, present = self.cache.rows(*rows)
         if self._memory is not None:
             past = {**past, **self._memory.inputs(*rows)}
-        return _Call(self._program, past, present, (rows[1] - rows[0], *shape, self.vocab_size))
+        binding = self._program.binding(repeats=repeats)
+        # What is captured runs with the numbers of the first time: lengths that change must lie in buffers.
+        total = self.cache.max_length if binding.captured else None
+        return _Call(self._program, binding, past, present, (rows[1] - rows[0], *shape, self.vocab_size), total)
 
 
 class _Call:
@@ -232,11 +235,16 @@ class _Call:
     def __init__(
         self,
         program: Program,
-        inputs: Mapping[str, NDArray[Any]],
-        outputs: Mapping[str, NDArray[Any]],
+        binding: Binding,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array],
         shape: tuple[int, int, int, int],
+        total: int | None,
     ) -> None:
-        """Takes the shape as rows, tokens a row, positions whose logits are wanted, vocabulary."""
+        """Takes the shape as rows, tokens a row, positions whose logits are wanted, vocabulary.
+
+        `total` stands for the length of the longest row: any that is no shorter gives the same, for each row has its own.
+        """
         batch, sequence, asked, vocab_size = shape
         self.input_ids = buffer((batch, sequence), "int64")
         self.logits_index = buffer((batch, asked), "int64")
@@ -246,7 +254,8 @@ class _Call:
         self._seqlens_k = buffer((batch,), "int32")
         self._total = buffer((), "int32")
         self._long: NDArray[np.int64] | None = None
-        self._binding = program.binding()
+        self._fixed_total = total
+        self._binding = binding
         own = {
             signature.INPUT_IDS: self.input_ids,
             signature.SEQLENS_K: self._seqlens_k,
@@ -265,5 +274,5 @@ class _Call:
         if self._long is not None and long is not None:
             self._long[:] = long
         self._seqlens_k[:] = [length + count - 1 for length in lengths]
-        self._total[...] = max(lengths) + count
+        self._total[...] = max(lengths) + count if self._fixed_total is None else self._fixed_total
         self._binding.run()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import importlib.metadata
 import json
 import os
@@ -13,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgelm import __version__, home
+from edgelm import __version__, cuda, home
 from edgelm.errors import EdgeLMError, ProviderError
 from edgelm.known_answers import answers
 from edgelm.machine import available_memory, cpu_features, physical_cores
@@ -25,9 +24,6 @@ SHIPPED = "data"  # folder of probes for those that have no package
 
 _OLDEST = (1, 31)  # ONNX Runtime
 _LITTLE_MEMORY, _LITTLE_DISK = 1e9, 1e9
-
-# What ONNX Runtime's CUDA provider is linked to: the driver, and what comes with the extra `cuda`.
-_CUDA = ("cuda", "cudart", "cublas", "cublasLt", "cudnn", "curand")
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ def examine() -> Iterator[Finding]:
         yield from _others(onnxruntime.get_available_providers())
         for provider in usable:
             yield from _operators(provider)
-    yield _cuda()
+        yield _cuda()
     yield _processor(cpu_features(), platform.machine())
     yield _memory(available_memory())
     yield _cache_folder(home.home())
@@ -105,28 +101,12 @@ def _operators(provider: Provider) -> Iterator[Finding]:
 
 
 def _cuda() -> Finding:
-    """The libraries that a CUDA provider would open. They are looked for, not loaded."""
-    found = {name: _has_library(name) for name in _CUDA}
-    said = ", ".join(f"{name} {'found' if there else 'missing'}" for name, there in found.items())
-    if not found["cuda"]:
-        return Finding("CUDA", f"there is no NVIDIA driver, so no GPU to use ({said})")
-    lacking = [name for name, there in found.items() if not there]
-    advice = (
-        f"{', '.join(lacking)} cannot be found: pip install 'edgelm[cuda]', where a GPU is to be used"
-        if lacking
-        else ""
-    )
-    return Finding("CUDA", said, advice)
-
-
-def _has_library(name: str) -> bool:
-    """Whether the system's loader knows a library, or one of NVIDIA's wheels holds it."""
-    if ctypes.util.find_library("nvcuda" if name == "cuda" and sys.platform == "win32" else name):
-        return True
-    folders = [Path(entry) / "nvidia" for entry in sys.path if (Path(entry) / "nvidia").is_dir()]
-    return any(
-        next(folder.rglob(f"*{name}.so*"), None) or next(folder.rglob(f"{name}64_*.dll"), None) for folder in folders
-    )
+    """What CUDA's provider would open; what is wrong with it stands beside the provider."""
+    version = cuda.driver_version()
+    if version is None:
+        return Finding("CUDA", "there is no NVIDIA driver, so no GPU to use")
+    found = [f"{title} {'found' if there else 'missing'}" for title, there in cuda.libraries().items()]
+    return Finding("CUDA", f"a driver for CUDA {version[0]}.{version[1]}; {', '.join(found)}")
 
 
 def _processor(features: tuple[str, ...], machine: str) -> Finding:

@@ -79,7 +79,7 @@ class Encoder:
             grouping: every row runs alone by default.
             threads: one by default.
         """
-        self._program = program
+        self.program = program
         self._pad = pad_token_id
         self._grouping = grouping or Grouping()
         self._threads = threads or Threads()
@@ -89,7 +89,7 @@ class Encoder:
     @property
     def names(self) -> list[str]:
         """What the graph puts out."""
-        return self._program.outputs
+        return self.program.outputs
 
     def run(
         self,
@@ -143,14 +143,14 @@ class Encoder:
         """Few large buckets would leave threads idle."""
         wide = self._threads.wide
         if wide is None or groups >= self._threads.workers or longest * self._threads.parameters < _WIDE_WORK:
-            return self._program
+            return self.program
         if self._wide is None:
             self._wide = wide()
         return self._wide
 
     def outputs(self, rows: Sequence[Row], names: Sequence[str]) -> list[Array]:
         """Those outputs of the graph for rows that run together, padding included."""
-        return self._program.run(self._feeds(rows), names)
+        return self.program.run(self._feeds(rows), names)
 
     def _feeds(self, rows: Sequence[Row]) -> Mapping[str, NDArray[Any]]:
         """What the graph takes: rows filled up on the right to the longest."""

@@ -13,12 +13,15 @@ EdgeLMError
 │   ├── DigestError             a file differs from what the manifest recorded
 │   └── VersionError            written by a newer edgelm
 ├── ProviderError               ONNX Runtime or an execution provider is missing, doubled or refuses
+│   └── OutOfDeviceMemory       weights, cache or activations do not fit the memory of a GPU
 ├── GenerationError             a request to a loaded model
 │   ├── ContextOverflow         prompt plus new tokens exceed the context
 │   ├── StateError              a state file is damaged, or of another package
 │   └── InvalidOption           an unknown option, or a value out of range
 └── VerificationError           an export that disagrees with itself or with its source
 """
+
+from __future__ import annotations
 
 # Of a message; what is longer quotes a file that was made to fill the screen.
 _LONGEST = 8000
@@ -80,6 +83,29 @@ class VersionError(PackageError):
 
 class ProviderError(EdgeLMError):
     """ONNX Runtime or an execution provider is not usable."""
+
+
+class OutOfDeviceMemory(ProviderError):
+    """A GPU has no room for what was to be put there.
+
+    Attributes:
+        needed: bytes that were asked for, 0 where nobody knows.
+        free: bytes that were free.
+    """
+
+    def __init__(self, needed: int, free: int, total: int, device: str, hint: str = "") -> None:
+        """Sizes in bytes; `hint` says what to do."""
+        self.needed, self.free = needed, free
+        self._facts = (total, device)
+        wanted = f"{needed / 1e6:,.1f} MB more were asked for and " if needed else ""
+        hint = hint or "load it with a smaller max_length (--max-length), or export it with fewer bits"
+        super().__init__(
+            f"{device} is out of memory: {wanted}{free / 1e6:,.1f} of {total / 1e6:,.1f} MB are free; {hint}"
+        )
+
+    def advise(self, hint: str) -> OutOfDeviceMemory:
+        """The same error with another hint."""
+        return OutOfDeviceMemory(self.needed, self.free, *self._facts, hint)
 
 
 class GenerationError(EdgeLMError):

@@ -21,7 +21,7 @@ import numpy as np
 from edgelm import home
 from edgelm.errors import ManifestError, ProviderError
 from edgelm.machine import cpu_features
-from edgelm.package import PROBES, Package
+from edgelm.package import Package
 from edgelm.providers import Provider
 from edgelm.session import Program
 
@@ -61,7 +61,7 @@ def wrong_answer(answer: Answer, provider: Provider, whose: str) -> str:
     return (
         f"ONNX Runtime {onnxruntime.__version__} computes {answer.operator} otherwise than {whose} needs it (off by "
         f"{answer.error:.2g}, {answer.tolerance:.2g} is allowed); install the version that edgelm is tested with: "
-        f"pip install 'edgelm[{provider.extra}]'"
+        f"{provider.install}"
     )
 
 
@@ -73,7 +73,7 @@ def package_answers(package: Package, provider: Provider) -> list[Answer]:
         ProviderError: ONNX Runtime refuses them.
     """
     probes = package.manifest.probes
-    return answers(package.path / PROBES, probes, provider) if probes else []
+    return answers(package.path / package.probes, probes, provider) if probes else []
 
 
 def answers(file: Path, probes: Mapping[str, Mapping[str, Any]], provider: Provider) -> list[Answer]:

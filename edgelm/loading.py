@@ -50,7 +50,7 @@ def load_program(package: Package, name: str, provider: Provider, threads: int |
         checked = pool.submit(package.verify_digests)
         try:
             check_operators(package, provider)
-            return Program(package.program(name), provider, threads)
+            return Program(package.program(name), provider, threads, capture=name == "decoder")
         finally:
             checked.result()  # a changed file explains any other failure, so its error wins
 
@@ -61,10 +61,27 @@ def load_encoder(package: Package, provider: Provider, threads: int | None) -> E
     Raises:
         as `load_program`.
     """
-    workers = threads or physical_cores()
+    workers = (threads or physical_cores()) if provider.name == "cpu" else 1
     program = load_program(package, "encoder", provider, 1 if threads is None else min(threads, 1))
     wide = partial(Program, package.program("encoder"), provider, workers) if workers > 1 else None
     shared = Threads(workers, wide, package.manifest.parameters)
     facts = package.manifest.encoder_facts
-    grouping = Grouping() if facts.alone else Grouping(provider.bucket_tokens, provider.pads)
+    grouping = (
+        Grouping() if facts.alone and provider.integer_products else Grouping(provider.bucket_tokens, provider.pads)
+    )
     return Encoder(program, facts.pad_token_id, grouping, shared)
+
+
+def device_facts(program: Program) -> str:
+    """Where a program runs and how, in a line."""
+    provider = program.provider
+    facts = [provider.device]
+    if provider.device_memory:
+        facts.append("decode steps replay a CUDA graph" if program.captures else "every call runs node by node")
+    if provider.plugin is not None:
+        placed = program.placement()
+        elsewhere = [
+            f"{op} {count}" for ep, ops in placed.items() if ep != provider.ort_name for op, count in ops.items()
+        ]
+        facts.append(f"on the CPU: {', '.join(sorted(elsewhere))}" if elsewhere else "every node is its own")
+    return "; ".join([*facts, provider.note] if provider.note else facts)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgelm.cache import SPARE, copies
+from edgelm.session import Array
 
 
 class SourceMemory:
@@ -18,9 +16,9 @@ class SourceMemory:
     one row a source.
     """
 
-    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
         """Takes the arrays over, by the name of the input they are bound to; they are written when rows leave."""
-        self._arrays = dict(arrays)
+        self._arrays: dict[str, Any] = dict(arrays)
         self._sources = list(range(min(len(array) for array in self._arrays.values())))
 
     @property
@@ -28,7 +26,7 @@ class SourceMemory:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in self._arrays.values())
 
-    def inputs(self, start: int, stop: int) -> Mapping[str, NDArray[Any]]:
+    def inputs(self, start: int, stop: int) -> Mapping[str, Any]:
         """Views to bind for these rows: the sources they read."""
         first, last = self._sources[start], self._sources[stop - 1]
         return {name: array[first : last + 1] for name, array in self._arrays.items()}
@@ -51,9 +49,9 @@ class SourceMemory:
     def _keep(self, kept: Sequence[int]) -> None:
         """Puts the sources `kept` at places 0, 1, 2 ...; the rest is forgotten."""
         if len(set(kept)) < len(kept):
-            self._arrays = {name: np.ascontiguousarray(array[list(kept)]) for name, array in self._arrays.items()}
+            self._arrays = {name: array.take(list(kept), axis=0) for name, array in self._arrays.items()}
             return
-        spare: list[NDArray[Any]] = []
+        spare: list[Any] = []
         for source, target in copies({place: source for place, source in enumerate(kept) if place != source}):
             if target == SPARE:
                 spare = [array[source].copy() for array in self._arrays.values()]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
@@ -49,12 +49,36 @@ class Manifest:
     probes: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict[str, Mapping[str, Any]]
     )  # output of probes.onnx -> {"operator", "tolerance"}: a known answer of an operator, see known_answers.py
+    forms: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict[str, Mapping[str, Any]]
+    )  # other device -> its {"programs", "cache", "probes"} in place of these; they share the weights
     recorded_run: Mapping[str, Any] = field(default_factory=dict[str, Any])  # to be repeated, see recorded_run.py
     adapters: Mapping[str, KeptAdapter] = field(default_factory=dict[str, KeptAdapter])  # kept apart, by name
     notes: tuple[str, ...] = ()
     exporter: str = EDGELM
     format_version: int = FORMAT_VERSION
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Execution providers the package has programs for."""
+        return (self.device, *self.forms)
+
+    def on(self, device: str) -> Manifest:
+        """The manifest of the programs for one of `devices`; the recorded run is of the first."""
+        if device == self.device:
+            return self
+        form = self.forms[device]
+        cache = form["cache"]
+        return replace(
+            self,
+            device=device,
+            programs=form["programs"],
+            probes=form["probes"],
+            cache=None if cache is None else CacheGeometry.from_manifest(cache),
+            forms={},
+            recorded_run={},
+        )
 
     @property
     def kv_cache(self) -> CacheGeometry:
@@ -113,10 +137,11 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Package:
-    """An opened package: its folder and its manifest."""
+    """An opened package: its folder, its manifest, and which file of it has the probes."""
 
     path: Path
     manifest: Manifest
+    probes: str = PROBES
 
     @classmethod
     def open(cls, path: str | Path) -> Package:
@@ -139,6 +164,13 @@ class Package:
                     "the copy is incomplete or was changed, export or copy it again"
                 )
         return cls(folder, manifest)
+
+    def on(self, devices: Iterable[str]) -> Package:
+        """The package as it runs on the first of these devices that it has programs for."""
+        device = next(device for device in devices if device in self.manifest.devices)
+        if device == self.manifest.device:
+            return self
+        return Package(self.path, self.manifest.on(device), form_file(PROBES, device))
 
     def verify_digests(self) -> None:
         """Compares every file's SHA-256 with the manifest.
@@ -174,6 +206,12 @@ class Package:
     def size(self) -> int:
         """Bytes of all files, without the manifest."""
         return sum(entry["size"] for entry in self.manifest.files.values())
+
+
+def form_file(name: str, device: str) -> str:
+    """What a file of the package is called in its form for another device: decoder.onnx is decoder.cuda.onnx for CUDA."""
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}.{device}{dot}{suffix}"
 
 
 def sealed(values: Mapping[str, Any]) -> str:
@@ -236,6 +274,7 @@ _OPTIONAL = (
     "cache",
     "encoder",
     "probes",
+    "forms",
     "recorded_run",
     "adapters",
     "weight_bytes_per_step",
@@ -272,12 +311,14 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
             f"{file}: the part that tells how to run this {values['family']} is missing; export it again"
         )
     probes = _read_part(values, "probes", partial(_probes, files=values["files"]), file) or {}
+    forms = _read_part(values, "forms", partial(_forms, files=values["files"]), file) or {}
     adapters = _read_part(values, "adapters", partial(_adapters, files=values["files"]), file) or {}
     parts: dict[str, Any] = {
         "cache": cache,
         "encoder": encoder,
         "weight_bytes_per_step": step,
         "probes": probes,
+        "forms": forms,
         "recorded_run": _read_part(values, "recorded_run", dict[str, Any], file) or {},
         "adapters": adapters,
     }
@@ -301,12 +342,27 @@ def _read_part(values: dict[str, Any], key: str, read: Callable[[Any], Part], fi
         raise ManifestError(f"{file}: {key!r} is not usable: {error}; export the package again") from error
 
 
-def _probes(values: dict[str, Any], files: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    if values and PROBES not in files:
-        raise ValueError(f"{PROBES} is not among the package's files")
+def _probes(values: dict[str, Any], files: Mapping[str, Any], graph: str = PROBES) -> dict[str, dict[str, Any]]:
+    if values and graph not in files:
+        raise ValueError(f"{graph} is not among the package's files")
     for name, probe in values.items():
         if not isinstance(probe["operator"], str) or not isinstance(probe["tolerance"], float):
             raise TypeError(f"the operator or the tolerance of {name} is not usable")
+    return values
+
+
+def _forms(values: dict[str, Any], files: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    for device, form in values.items():
+        if not isinstance(form["programs"], dict):
+            raise TypeError(f"the programs for {device} are no object")
+        for name, program in cast("dict[str, Any]", form["programs"]).items():
+            if program not in files:
+                raise ValueError(
+                    f"program {name!r} for {device} names {program}, which is not among the package's files"
+                )
+        if form["cache"] is not None:
+            CacheGeometry.from_manifest(form["cache"])
+        _probes(form["probes"], files, form_file(PROBES, device))
     return values
 
 

@@ -93,10 +93,10 @@ class DecoderRows(Rows, Protocol):
         """Adds the only row of another decoder on the same program, which is not used any more; returns its number here."""
         ...
 
-    def held(self, row: int) -> Sequence[NDArray[Any]]:
+    def held(self, row: int) -> Sequence[Any]:
         """Views [heads, positions, head_dim] of what the cache holds of a row."""
         ...
 
-    def hold(self, ids: Sequence[int]) -> Sequence[NDArray[Any]]:
+    def hold(self, ids: Sequence[int]) -> Sequence[Any]:
         """Makes the only row one that was fed `ids`; what the cache holds of them is to be written into these arrays."""
         ...

@@ -45,14 +45,15 @@ class Seq2Seq:
         """Teacher-forced logits, float32 [len(target), vocab_size]."""
         return np.concatenate(list(self.start([source]).all_logits(0, target)))
 
-    def _encoded(self, sources: Sequence[Sequence[int]]) -> dict[str, NDArray[Any]]:
+    def _encoded(self, sources: Sequence[Sequence[int]]) -> dict[str, Any]:
         """Keys and values of all sources, padded to the longest, and the mask that says so."""
         longest = max(map(len, sources))
         ports = signature.cross_ports(self.cache)
-        arrays: dict[str, NDArray[Any]] = {}
+        arrays: dict[str, Any] = {}
         for port in ports:
             _, heads, _, head_dim = port.shape
-            arrays[port.name] = buffer((len(sources), int(heads), longest, int(head_dim)), port.dtype)
+            shape = (len(sources), int(heads), longest, int(head_dim))
+            arrays[port.name] = self.decoder.memory.empty(shape, port.dtype)
         mask = buffer((len(sources), longest), "int64")
         # Each alone, so that a source's text does not depend on its batch mates.
         encoded = self.encoder.alone([Row(ids) for ids in sources], [port.name for port in ports])

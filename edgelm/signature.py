@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -127,6 +127,10 @@ class CacheGeometry:
     def window_bytes(self) -> int:
         """Bytes of what all layers with a window keep of a sequence that is longer than it."""
         return self._itemsize * sum(layer.values_per_token * (layer.window or 0) for layer in self.layers)
+
+    def without_windows(self) -> CacheGeometry:
+        """The same where every layer keeps all positions, and a window only hides them."""
+        return replace(self, layers=tuple(replace(layer, window=None) for layer in self.layers))
 
     def facts(self) -> dict[str, int]:
         """What it costs, as `edgelm inspect` puts it."""

@@ -17,6 +17,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from edgelm.cuda import host_dtype
 from edgelm.errors import StateError
 from edgelm.prefix_cache import Kept
 from edgelm.protocols import DecoderRows
@@ -90,7 +91,7 @@ def _read(file: IO[bytes], path: Path, package: str, vocab_size: int, new_row: N
             raise ValueError("a row is empty, or has ids that the vocabulary does not")
         row = new_row(len(ids), adapter)
         for array in row.hold(ids):
-            array[...] = np.frombuffer(_exactly(file, array.nbytes), array.dtype).reshape(array.shape)
+            array[...] = np.frombuffer(_exactly(file, array.nbytes), host_dtype(array.dtype)).reshape(array.shape)
         rows.append(Kept(row, adapter))
     _exactly(file, _DIGEST_BYTES)
     if file.read(1):

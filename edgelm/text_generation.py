@@ -19,7 +19,7 @@ from edgelm.errors import ContextOverflow, GenerationError, InvalidOption
 from edgelm.generation import Chunk, Generation, Request
 from edgelm.generation_config import GenerationConfig
 from edgelm.handle import Delivery, GenerationHandle
-from edgelm.loading import check_least, length_limit, load_program
+from edgelm.loading import check_least, device_facts, length_limit, load_program
 from edgelm.logprobs import TokenLogprob, log_probabilities, token_logprobs
 from edgelm.long_chat import Message, recent_turns
 from edgelm.package import Package
@@ -70,6 +70,7 @@ class DecoderModel:
         check_least("max_batch", max_batch, 1)
         check_least("prefix_cache_mib", prefix_cache_mib, 0)
         program = load_program(package, "decoder", provider, threads)
+        self.device = device_facts(program)
         self._loaded: Program | None = program
         self._adapters = Adapters(package, program)
         self._prefixes = PrefixCache(prefix_cache_mib * 2**20)

@@ -16,11 +16,11 @@ from edgelm.errors import ContextOverflow, InvalidOption
 from edgelm.generation import Chunk, Generation, Request
 from edgelm.generation_config import GenerationConfig
 from edgelm.languages import Languages
-from edgelm.loading import length_limit, load_encoder, load_program
+from edgelm.loading import device_facts, length_limit, load_encoder, load_program
 from edgelm.logprobs import log_probabilities
 from edgelm.package import Package
 from edgelm.providers import Provider
-from edgelm.rows import ENCODER, seq2seq
+from edgelm.rows import DECODER, ENCODER, seq2seq
 from edgelm.tokenizer import Tokenizer
 
 Source = str | Sequence[int]  # token ids are used as they are, nothing is added
@@ -45,6 +45,7 @@ class Seq2SeqModel:
         encoder = load_encoder(package, provider, threads)
         others = [name for name in manifest.programs if name != ENCODER]
         programs = {name: load_program(package, name, provider, threads) for name in others}
+        self.device = device_facts(programs[DECODER])
         self._source_vocab_size = manifest.encoder_facts.vocab_size or manifest.vocab_size
         self._programs = seq2seq(manifest, encoder, programs, self.max_length)
         self.tokenizer = Tokenizer.from_folder(package.path)

@@ -47,7 +47,7 @@ def verify_package(
 
     Args:
         path: the package.
-        device: the provider to run on; "auto" takes the one that the package is for.
+        device: the provider to run on; "auto" takes the best that package and machine both can.
         measure: gives the quality card of the package anew, to be compared with the recorded one.
     """
     try:
@@ -57,7 +57,8 @@ def verify_package(
         )
         package.verify_digests()
         yield Check("digests", True, f"{len(package.manifest.files)} files, {package.size / 1e6:,.1f} MB, as exported")
-        provider = find_provider(device, package_device=package.manifest.device)
+        provider = find_provider(device, package_devices=package.manifest.devices)
+        package = package.on(provider.runs)
     except EdgeLMError as error:
         yield Check(_FAILS.get(type(error).__name__, "provider"), False, str(error))
         return
@@ -79,7 +80,7 @@ def _opened(package: Package, provider: Provider, name: str, programs: dict[str,
     try:
         programs[name] = Program(package.program(name), provider)
     except EdgeLMError as error:
-        yield Check(f"operators of {name}", False, f"{error}; pip install -U 'edgelm[{provider.extra}]' may help")
+        yield Check(f"operators of {name}", False, f"{error}; {provider.install} may help")
         return
     yield Check(f"operators of {name}", True, f"all are in this ONNX Runtime, for {provider.name}")
     wrong = differences(package.manifest, name, programs[name])
@@ -112,7 +113,7 @@ def operator_check(answers: list[Answer], provider: Provider, whose: str) -> Che
 
 def _run_again(package: Package, programs: Mapping[str, Program]) -> Iterator[Check]:
     if not package.manifest.recorded_run:
-        yield Check("recorded run", True, "none: the package was exported with --no-verify")
+        yield Check("recorded run", True, f"none: the package was exported without one for {package.manifest.device}")
         return
     try:
         found = repeat(package.manifest, programs)

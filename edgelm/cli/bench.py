@@ -108,7 +108,8 @@ def table(subjects: Sequence[Subject], bandwidth: float) -> Iterator[Sequence[st
 
 def _subject(name: str, device: str, work: Work, threads: int | None) -> Subject:
     package = Package.open(find_package(name))
-    return Subject(package, find_provider(device, package_device=package.manifest.device), work, threads)
+    provider = find_provider(device, package_devices=package.manifest.devices)
+    return Subject(package.on(provider.runs), provider, work, threads)
 
 
 def _tests(subject: Subject) -> Iterator[tuple[str, str, Timing]]:

@@ -44,6 +44,7 @@ def command(
     device: str,
     threads: int | None,
     max_length: int | None,
+    provider_options: tuple[tuple[str, str], ...],
     **options: Any,
 ) -> None:
     """Talk to the decoder in PACKAGE, a folder or a name from `edgelm models`.
@@ -51,7 +52,7 @@ def command(
     On a terminal /help lists what can be typed besides text. Without one each line of standard input is a turn, and
     nothing but answers goes to standard output.
     """
-    model = load(package, device, threads, max_length)
+    model = load(package, device, threads, max_length, provider_options=dict(provider_options))
     if not isinstance(model, DecoderModel):
         raise click.UsageError(f"{package} does not generate text from a conversation; use edgelm run")
     if model.chat_template is None:

@@ -32,7 +32,10 @@ from edgelm.quality_card import screen
 @click.option(
     "--pooling", help="How token vectors become an embedding: cls, mean, max, last ... [default: the checkpoint's]"
 )
-@click.option("--device", default="cpu", show_default=True, help="Execution provider the package is for.")
+@click.option(
+    "--device", default="cpu", show_default=True, help="What the package is for: cpu, cuda, or both as cpu,cuda."
+)
+@click.option("--activations", help="fp32, fp16 or bf16, as the device computes. [default: fp32 on cpu, fp16 on cuda]")
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option("--offline", is_flag=True, help="Use only what is on disk already.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="File of glob -> format rules, instead of --precision.")

@@ -92,7 +92,20 @@ def load_options(function: Callable[..., None]) -> Callable[..., None]:
             help="Most tokens of an input and its answer together. [default: the package's context]",
         ),
         click.option("--threads", type=int, help="Threads to compute with. [default: one a physical core]"),
-        click.option("--device", default="auto", show_default=True, help="auto, or an execution provider."),
+        click.option(
+            "--provider-option",
+            "provider_options",
+            type=(str, str),
+            multiple=True,
+            metavar="NAME VALUE",
+            help="Option of ONNX Runtime's provider, such as gpu_mem_limit 4000000000.",
+        ),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="auto, or an execution provider: cpu, cuda, cuda:1, webgpu, openvino ...",
+        ),
     ):
         function = add(function)
     return function

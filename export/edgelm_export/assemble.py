@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from edgelm.package import form_file
 from edgelm.providers import Provider
 from edgelm_export.graph import GraphBuilder, Location, Produce, Store
 from edgelm_export.low_rank import Updates
@@ -19,16 +20,34 @@ from edgelm_export.weights import Weight, Weights
 
 
 @dataclass(frozen=True)
+class Form:
+    """The finished graphs for one provider; `own` says that the package is for it in the first place."""
+
+    provider: Provider
+    programs: Mapping[str, ir.Model]
+    own: bool
+
+    def file(self, name: str) -> str:
+        """What a file of the package is called for this provider."""
+        return name if self.own else form_file(name, self.provider.name)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The file of each program."""
+        return {name: self.file(f"{name}.onnx") for name in self.programs}
+
+
+@dataclass(frozen=True)
 class Assembly:
     """What was built.
 
     Attributes:
-        programs: finished graphs.
+        forms: finished graphs for each provider, the package's own first.
         adapted: the projections that take adapters as inputs, with the weights each joins.
         largest_piece: bytes of the largest piece of a weight that is in memory at once.
     """
 
-    programs: Mapping[str, ir.Model]
+    forms: Sequence[Form]
     adapted: Mapping[str, Sequence[Weight]]
     largest_piece: int
 
@@ -50,9 +69,15 @@ class Plan:
 
 
 def assemble(
-    model: Model, recipe: Recipe, provider: Provider, store_for: Callable[[str], Store], taps: Sequence[str] = ()
+    model: Model,
+    recipe: Recipe,
+    providers: Sequence[Provider],
+    store_for: Callable[[str], Store],
+    taps: Sequence[str] = (),
 ) -> Assembly:
-    """Builds every program of the architecture; weights go to `store_for(program)` as they are quantized.
+    """Builds every program of the architecture for each provider; weights go to `store_for(program)` as they are quantized.
+
+    What programs share is stored once, and those of one provider share all weights with those of another.
 
     Raises:
         MissingWeights, UnusedWeights, WrongShape: the checkpoint does not fit the architecture, or an adapter the checkpoint;
@@ -68,18 +93,23 @@ def assemble(
         others = [names[name].name for name in names if name.startswith(("decoder.", "final_"))]
         ignored |= {f"{other.replace('{i}', '*')}*": "of the decoder" for other in others}
     weights = Weights(model.checkpoint, names, ignored, Updates(model.adapters, model.module_names))
-    programs: dict[str, ir.Model] = {}
-    written: dict[str, Location] = {}  # what programs share is stored once
-    for name, build in model.programs.items():
+    written: dict[str, Location] = {}
+
+    def program(name: str, build: Callable[[GraphBuilder], None], provider: Provider) -> ir.Model:
         g = GraphBuilder(weights, recipe, provider, store_for(name), taps, written)
         build(g)
-        programs[name] = g.finish(name)
+        return g.finish(name)
+
+    forms = [
+        Form(provider, {name: program(name, build, provider) for name, build in model.programs.items()}, own=i == 0)
+        for i, provider in enumerate(providers)
+    ]
     weights.finish()
-    return Assembly(programs, weights.updates.projections, weights.largest_piece)
+    return Assembly(forms, weights.updates.projections, weights.largest_piece)
 
 
-def plan(model: Model, recipe: Recipe, provider: Provider) -> Plan:
+def plan(model: Model, recipe: Recipe, *providers: Provider) -> Plan:
     """What an export would write, from headers alone; raises as `assemble` does."""
     counted = Plan()
-    counted.largest_piece = assemble(model, recipe, provider, lambda _: counted).largest_piece
+    counted.largest_piece = assemble(model, recipe, providers, lambda _: counted).largest_piece
     return counted

@@ -72,5 +72,5 @@ class FloatGraph:
         """The graph file of a program. Inputs of its projections are outputs of the graph too."""
         if self._folder is None:
             self._folder = self._scratch.enter_context(scratch_folder(self._beside, ".edgelm-float."))
-            write_programs(self._model, self._recipe, PROVIDER, self._folder, [f"{INPUT_TAP}*"])
+            write_programs(self._model, self._recipe, [PROVIDER], self._folder, [f"{INPUT_TAP}*"])
         return self._folder / f"{name}.onnx"

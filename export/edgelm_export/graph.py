@@ -102,11 +102,14 @@ class GraphBuilder:
         """A declared graph input."""
         return self._inputs[name]
 
-    def output(self, port: Port, value: ir.Value) -> None:
-        """Makes a value a graph output under the port's name, dtype and shape."""
+    def output(self, port: Port, value: ir.Value) -> ir.Value:
+        """Makes an activation a graph output under the port's name, dtype and shape; returns it in that dtype."""
+        if port.dtype != self.provider.activation_dtype:
+            value = self.op("Cast", value, to=DTYPES[port.dtype])
         value.name = port.name
         value.type, value.shape = ir.TensorType(DTYPES[port.dtype]), ir.Shape(list(port.shape))
         self._outputs[port.name] = value
+        return value
 
     def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", outputs: int = 1, **attributes: Any) -> Any:
         """Adds a node; returns its value, or a tuple of values when `outputs` is more than one."""

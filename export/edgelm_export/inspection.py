@@ -9,6 +9,7 @@ from typing import Any
 from edgelm.package import OPTIMUM
 from edgelm.providers import PROVIDERS, Provider
 from edgelm_export.assemble import plan
+from edgelm_export.blocks.cache import cache_geometry
 from edgelm_export.checkpoint import Checkpoint, open_checkpoint
 from edgelm_export.hand_over import chosen_task, is_handed_over
 from edgelm_export.model import Model, understand
@@ -64,7 +65,7 @@ def _facts(model: Model, source: str) -> dict[str, Any]:
         "hidden_size": c.hidden_size,
         "attention": c.heads,
         "vocab_size": c.vocab_size,
-        **(c.cache_geometry(provider.activation_dtype).facts() if model.family == "decoder" else {}),
+        **(cache_geometry(c, provider).facts() if model.family == "decoder" else {}),
         "export_bytes": {name: _export_bytes(model, name, provider) for name in PRECISIONS},
         "notes": list(model.notes),
     }

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from edgelm import __version__
 from edgelm.generation_config import GenerationConfig, unsupported_keys
-from edgelm.package import Manifest, sha256
+from edgelm.package import PROBES, Manifest, sha256
 from edgelm.providers import Provider
 from edgelm.tasks import EncoderFacts
 from edgelm_export.adapters import merged_entries
+from edgelm_export.assemble import Form
+from edgelm_export.blocks.cache import cache_geometry
 from edgelm_export.blocks.encoder import has_token_types
 from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.model import Model
 from edgelm_export.quantize.recipe import Recipe
 from edgelm_export.sources import Source
 from edgelm_export.task import Task
+from edgelm_export.write import write_probes
 
 
 def describe_export(model: Model, recipe: Recipe, provider: Provider, source: Source) -> Manifest:
@@ -33,7 +37,7 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
         task=model.task.name,
         architecture=c.model_type,
         programs={name: f"{name}.onnx" for name in model.programs},
-        cache=c.cache_geometry(provider.activation_dtype) if writes else None,
+        cache=cache_geometry(c, provider) if writes else None,
         encoder=None if model.family == "decoder" else encoder_facts(model, recipe),
         context_length=c.context_length,
         vocab_size=model.target_vocab_size,
@@ -48,6 +52,13 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
         versions={"edgelm": __version__, "onnx-ir": version("onnx-ir")},
         notes=tuple(notes),
     )
+
+
+def form_entry(model: Model, form: Form, folder: Path) -> dict[str, Any]:
+    """What the manifest says of the programs for a further provider, whose probes are written into `folder`."""
+    probes = write_probes(form.programs.values(), form.provider, folder, form.file(PROBES))
+    cache = None if model.family == "encoder" else cache_geometry(model.config, form.provider).as_manifest()
+    return {"programs": form.files, "cache": cache, "probes": probes}
 
 
 def encoder_facts(model: Model, recipe: Recipe) -> EncoderFacts:

@@ -20,7 +20,7 @@ from edgelm_export.cost import Cost
 from edgelm_export.evaluation import choose_text
 from edgelm_export.float_graph import RESIDENT, WORKSPACE, FloatGraph
 from edgelm_export.hand_over import hand_over, is_handed_over
-from edgelm_export.manifest import describe_export
+from edgelm_export.manifest import describe_export, form_entry
 from edgelm_export.memory_bound import MemoryBound
 from edgelm_export.model import Model, check_tied_head, understand
 from edgelm_export.quality_page import with_quality
@@ -51,6 +51,7 @@ class ExportOptions:
     task: str | None = None
     pooling: str | None = None
     device: str = "cpu"
+    activations: str | None = None
     revision: str | None = None
     offline: bool = False
     recipe: str | Path | None = None
@@ -111,7 +112,8 @@ def export(
 def _export(
     source: str, target: Path, options: ExportOptions, say: Callable[[str], None], cost: Cost, bound: MemoryBound
 ) -> Package:
-    provider, budget = _provider(options.device), _budget(options)
+    providers, budget = choose_providers(options.device, options.activations), _budget(options)
+    _check_together(options, providers)
     text, known = choose_text(options.eval_text), choose_text(options.calibration_text, "calibration").text
     check_target(target, force=options.force)
     with cost.of("finding the source"):
@@ -126,25 +128,27 @@ def _export(
     for note in model.notes:
         say(f"note: {note}")
     check_tied_head(model)
-    recipe = choose_recipe(options, model)
-    planned = plan(model, recipe, provider)
+    recipe = choose_recipe(options, model, providers)
+    planned = plan(model, recipe, *providers)
     recipe.check_used()
     check_space(target, planned.nbytes)
     bound.check(planned.largest_piece)
     with cost.of("digests"):
-        manifest = describe_export(model, recipe, provider, found)
+        manifest = describe_export(model, recipe, providers[0], found)
     with package_folder(target, force=options.force) as folder, FloatGraph(model, folder.parent, say, bound) as graph:
         write_texts(model.checkpoint, folder)
 
         def write(recipe: Recipe) -> Package:
-            plan(model, recipe, provider)
+            plan(model, recipe, *providers)
             recipe = recipe.used()
             with cost.of("writing"):
-                programs = write_programs(model, recipe, provider, folder)
+                assembly = write_programs(model, recipe, providers, folder)
+            own, *others = assembly.forms
             parts = {
-                "probes": write_probes(programs.programs.values(), provider, folder),
-                "adapters": write_adapters(adapters, programs.adapted, provider, folder),
-                "weight_bytes_per_step": weight_bytes_per_step(programs.programs),
+                "probes": write_probes(own.programs.values(), own.provider, folder),
+                "forms": {form.provider.name: form_entry(model, form, folder) for form in others},
+                "adapters": write_adapters(adapters, assembly.adapted, own.provider, folder),
+                "weight_bytes_per_step": weight_bytes_per_step(own.programs),
             }
             written = replace(manifest, precision=recipe.name, recipe=recipe.as_manifest(), **parts)
             del recipe  # what it knows of the inputs takes memory that verification needs
@@ -153,10 +157,15 @@ def _export(
             written.save(folder)
             if options.verify:
                 with cost.of("verifying"):
-                    package = Package.open(folder)
-                    written = with_quality(written, verify(package, model, provider, graph, text, say), folder)
-                    if bound.has_room(RESIDENT * package.size + WORKSPACE):
-                        written = replace(written, recorded_run=recorded_run(package, provider, text))
+                    package, unmeasured = Package.open(folder), _unmeasured(own.provider)
+                    if unmeasured is None:
+                        quality = verify(package, model, own.provider, graph, text, say)
+                    else:
+                        quality = {"skipped": unmeasured}
+                        say(f"verification {unmeasured}")
+                    written = with_quality(written, quality, folder)
+                    if unmeasured is None and bound.has_room(RESIDENT * package.size + WORKSPACE):
+                        written = replace(written, recorded_run=recorded_run(package, own.provider, text))
                     written.save(folder)
             return Package.open(folder)
 
@@ -171,24 +180,70 @@ def _export(
     return Package.open(target)
 
 
+def _unmeasured(provider: Provider) -> str | None:
+    """Why programs for a provider are not compared with the float graph, whose cache and blocks have another dtype than theirs."""
+    dtype = provider.activation_dtype
+    return (
+        None if dtype == "float32" else f"skipped: activations are {dtype}; --device cpu,{provider.name} measures cpu's"
+    )
+
+
+def _check_together(options: ExportOptions, providers: Sequence[Provider]) -> None:
+    """Refuses what packages with programs for the memory of a device cannot have.
+
+    Raises:
+        InvalidOption: adapters kept apart, or a search for formats, whose figures are of the CPU's kernels.
+    """
+    asked = {
+        "--keep-adapter": bool(options.keep_adapter),
+        "--max-kld": options.max_kld is not None,
+        "--target-size": options.target_size is not None,
+    }
+    given = [name for name, there in asked.items() if there]
+    devices = [provider.name for provider in providers if provider.device_memory]
+    if given and devices:
+        raise InvalidOption(
+            f"{' and '.join(given)}: not for packages that run on {' and '.join(devices)}; export with --device cpu, merge "
+            "adapters with --adapter, or name a --precision"
+        )
+
+
 def _budget(options: ExportOptions) -> Budget | None:
     others = {"--precision": options.precision, "--recipe": options.recipe, "--block-size": options.block_size}
     given = [name for name, value in others.items() if value is not None]
     return read_budget(options.max_kld, options.target_size, given, verify=options.verify)
 
 
-def choose_recipe(options: ExportOptions, model: Model) -> Recipe:
-    """The recipe of a file, or the one a precision stands for.
+def choose_recipe(options: ExportOptions, model: Model, providers: Sequence[Provider]) -> Recipe:
+    """The recipe of a file, or the one a precision stands for, in formats that pay on all providers.
 
     Raises:
-        InvalidOption: calibration of what has nothing to calibrate, or of a recipe that says itself whether it is.
+        InvalidOption: calibration of what has nothing to calibrate, or of a recipe that says itself whether it is; integers of the
+            checkpoint that are to be kept, and a provider without kernels for all of them.
     """
+    keeps = all(provider.keeps_integers for provider in providers)
+    recipe = _recipe_of_file(options, model) if options.recipe is not None else _preset(options, model, keeps=keeps)
+    if options.recipe is None and not all(provider.block_sums for provider in providers):
+        recipe = recipe.without_block_sums()
+    if not keeps and recipe.keeps:
+        names = [provider.name for provider in providers if not provider.keeps_integers]
+        raise InvalidOption(
+            f"recipe {recipe.name}: {' and '.join(names)} lacks kernels for a checkpoint's own integers; "
+            "name another --precision, or export with --device cpu"
+        )
+    return recipe
+
+
+def _recipe_of_file(options: ExportOptions, model: Model) -> Recipe:
+    if options.calibrate:
+        raise InvalidOption(f"--calibrate is for presets; write 'calibrated = true' into {options.recipe}")
     layers = model.config.num_hidden_layers
-    if options.recipe is not None:
-        if options.calibrate:
-            raise InvalidOption(f"--calibrate is for presets; write 'calibrated = true' into {options.recipe}")
-        return recipe_from_file(Path(options.recipe), layers, options.block_size, model.family)
-    precision = options.precision or default_precision(model)
+    return recipe_from_file(Path(str(options.recipe)), layers, options.block_size, model.family)
+
+
+def _preset(options: ExportOptions, model: Model, *, keeps: bool) -> Recipe:
+    unasked = default_precision(model) if keeps else DEFAULT_PRECISION[model.family]
+    precision, layers = options.precision or unasked, model.config.num_hidden_layers
     recipe = replace(preset(precision, layers, options.block_size, model.family), compensates=options.calibrate)
     if options.calibrate and not recipe.wants_moments:
         raise InvalidOption(f"--calibrate chooses the codes of blocks of integers, and {precision} has none: take int4")
@@ -201,7 +256,20 @@ def default_precision(model: Model) -> str:
     return "keep-fast" if 2 * kept > model.checkpoint.parameters else DEFAULT_PRECISION[model.family]
 
 
-def _provider(device: str) -> Provider:
-    if device not in PROVIDERS:
-        raise InvalidOption(f"device {device!r} is not known (known: {', '.join(PROVIDERS)})")
-    return PROVIDERS[device]
+def choose_providers(device: str, activations: str | None) -> list[Provider]:
+    """The providers a package is for; the first of several is the one its quality is measured on.
+
+    Raises:
+        InvalidOption: an unknown device, the same one twice, or activations that none of them has.
+    """
+    names = device.split(",")
+    unknown = [name for name in names if name not in PROVIDERS]
+    if unknown or len(set(names)) < len(names):
+        raise InvalidOption(
+            f"device {device!r} is not known (known: {', '.join(PROVIDERS)}, or several with a comma between)"
+        )
+    providers = [PROVIDERS[name] for name in names]
+    if activations is None:
+        return providers
+    free = [provider for provider in providers if len(provider.activation_dtypes) > 1] or providers[:1]
+    return [provider.with_activations(activations) if provider in free else provider for provider in providers]

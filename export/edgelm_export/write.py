@@ -116,32 +116,36 @@ def check_space(target: Path, nbytes: int) -> None:
 
 
 def write_programs(
-    model: Model, recipe: Recipe, provider: Provider, folder: Path, taps: Sequence[str] = ()
+    model: Model, recipe: Recipe, providers: Sequence[Provider], folder: Path, taps: Sequence[str] = ()
 ) -> Assembly:
     """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well."""
-    total = plan(model, recipe, provider).nbytes
+    total = plan(model, recipe, *providers).nbytes
     files: dict[str, DataFile] = {}
     with progress(total, f"Writing {recipe.name}", "B") as bar:
         try:
 
             def store_for(name: str) -> DataFile:
-                files[name] = DataFile(folder / f"{name}.onnx.data", bar.advance)
+                if name not in files:
+                    files[name] = DataFile(folder / f"{name}.onnx.data", bar.advance)
                 return files[name]
 
-            assembly = assemble(model, recipe, provider, store_for, taps)
+            assembly = assemble(model, recipe, providers, store_for, taps)
         finally:
             for file in files.values():
                 file.close()
-    for name, program in assembly.programs.items():
-        write_graph(program, folder / f"{name}.onnx")
+    for form in assembly.forms:
+        for name, file in form.files.items():
+            write_graph(form.programs[name], folder / file)
     return assembly
 
 
-def write_probes(programs: Iterable[ir.Model], provider: Provider, folder: Path) -> Mapping[str, Mapping[str, Any]]:
+def write_probes(
+    programs: Iterable[ir.Model], provider: Provider, folder: Path, file: str = PROBES
+) -> Mapping[str, Mapping[str, Any]]:
     """Writes the known answers of the operators that programs use, and says what the manifest says of them."""
     answers = known_answers(programs, provider.activation_dtype)
     if answers.probes:
-        (folder / PROBES).write_bytes(answers.graph)
+        (folder / file).write_bytes(answers.graph)
     return answers.probes
 
 

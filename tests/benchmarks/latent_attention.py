@@ -134,7 +134,7 @@ def load(model: Model, folder: Path, precision: str, threads: int) -> Decoder:
     """A program of the model, and a cache of its own."""
     c = model.config
     folder.mkdir()
-    write_programs(model, preset(precision, c.num_hidden_layers), PROVIDER, folder)
+    write_programs(model, preset(precision, c.num_hidden_layers), [PROVIDER], folder)
     program = Program(folder / "decoder.onnx", PROVIDER, threads)
     return Decoder(program, c.cache_geometry("float32"), c.vocab_size, batch=1, limit=c.context_length)
 

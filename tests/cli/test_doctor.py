@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
 
-from edgelm import doctor, home, providers
+from edgelm import cuda, doctor, home, providers
 from edgelm.cli import cli
 from edgelm.doctor import Finding
 from edgelm.errors import ProviderError
@@ -59,7 +59,7 @@ def without_cpu(patch: pytest.MonkeyPatch) -> None:
     ("harm", "name", "advice"),
     [
         (without_onnxruntime, "ONNX Runtime", "choose one: pip install 'edgelm[cpu]'"),
-        (without_cpu, "provider cpu", "has no CPUExecutionProvider; install one that has"),
+        (without_cpu, "provider cpu", "has no CPUExecutionProvider: pip install -U 'edgelm[cpu]'"),
     ],
 )
 def test_where_nothing_can_run_the_exit_code_is_1(
@@ -116,20 +116,14 @@ def test_a_provider_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert problems(result)["provider gpu"] == "there is no driver: install one; there is no wheel: pip install it"
 
 
-def test_cuda_libraries_are_missed_only_where_there_is_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_has_library", lambda name: name == "cublas")
-    assert "CUDA" not in problems(run("--json"))
-    monkeypatch.setattr(doctor, "_has_library", lambda name: name in ("cuda", "cublas"))
-    assert problems(run("--json"))["CUDA"].startswith("cudart, cublasLt, cudnn, curand cannot be found: pip install")
-
-
-def test_libraries_of_wheels_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctypes.util.find_library", lambda _: None)
-    monkeypatch.syspath_prepend(tmp_path)
-    assert not doctor._has_library("curand")
-    (tmp_path / "nvidia" / "curand" / "lib").mkdir(parents=True)
-    (tmp_path / "nvidia" / "curand" / "lib" / "libcurand.so.10").touch()
-    assert doctor._has_library("curand")
+def test_cuda_libraries_are_told_where_there_is_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "driver_version", lambda: None)
+    assert doctor._cuda().detail == "there is no NVIDIA driver, so no GPU to use"
+    monkeypatch.setattr(cuda, "driver_version", lambda: (13, 1))
+    monkeypatch.setattr(cuda, "libraries", lambda: {"cuBLAS (libcublas.so.13)": True, "cuDNN (libcudnn.so.9)": False})
+    assert doctor._cuda() == Finding(
+        "CUDA", "a driver for CUDA 13.1; cuBLAS (libcublas.so.13) found, cuDNN (libcudnn.so.9) missing"
+    )
 
 
 @pytest.mark.parametrize(

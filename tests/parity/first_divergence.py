@@ -96,7 +96,7 @@ def _tapped(model: Model, batch: Batch) -> dict[str, Logits]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # a tap of two axes is told to have three
     with tempfile.TemporaryDirectory() as scratch:
-        write_programs(model, preset("fp32", c.num_hidden_layers), provider, Path(scratch), ["*"])
+        write_programs(model, preset("fp32", c.num_hidden_layers), [provider], Path(scratch), ["*"])
         program = Path(scratch) / f"{model.family}.onnx"
         session = onnxruntime.InferenceSession(program, options, providers=[provider.ort_name])
         if model.family == "encoder":

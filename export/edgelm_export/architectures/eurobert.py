@@ -11,7 +11,7 @@ from edgelm_export.blocks.encoder import Tokens
 from edgelm_export.blocks.encoder_heads import PLAIN_HEADS, classifier, dense, token_classifier
 from edgelm_export.blocks.heads import asked_positions
 from edgelm_export.blocks.linear import lm_head
-from edgelm_export.blocks.pooling import POOLINGS, mean_pooling
+from edgelm_export.blocks.pooling import pooled_states
 from edgelm_export.config import EuroBertConfig
 from edgelm_export.graph import GraphBuilder, Value
 from edgelm_export.names import name_map
@@ -27,10 +27,10 @@ def masked_lm(g: GraphBuilder, x: Value, c: EuroBertConfig, tokens: Tokens, task
 def pooled_classifier(g: GraphBuilder, x: Value, c: EuroBertConfig, tokens: Tokens, task: Task) -> None:
     """Logits of the first token's vector or of the mean of all; or, "late", the mean of all tokens' logits."""
     late = c.classifier_pooling == "late"
-    h = x if late else POOLINGS[c.classifier_pooling](g, x, tokens)
+    h = x if late else pooled_states(g, x, tokens, c.classifier_pooling)
     h = dense(g, h, "dense", (c.hidden_size, c.hidden_size), "gelu")
     # A mean of logits is the logits of a mean: the last layer is linear.
-    classifier(g, mean_pooling(g, h, tokens) if late else h, c.hidden_size, task)
+    classifier(g, pooled_states(g, h, tokens, "mean") if late else h, c.hidden_size, task)
 
 
 EUROBERT = Architecture(

@@ -16,7 +16,7 @@ from edgelm_export.blocks.linear import lookup, token_logits
 from edgelm_export.blocks.local_attention import local_text
 from edgelm_export.blocks.mlp import gated_mlp
 from edgelm_export.blocks.norm import layer_norm
-from edgelm_export.blocks.pooling import POOLINGS
+from edgelm_export.blocks.pooling import pooled_states
 from edgelm_export.blocks.rotary import whole_text
 from edgelm_export.config import ModernBertConfig
 from edgelm_export.graph import GraphBuilder, Value
@@ -85,7 +85,7 @@ def masked_lm(g: GraphBuilder, x: Value, c: ModernBertConfig, tokens: Tokens, ta
 
 def pooled_classifier(g: GraphBuilder, x: Value, c: ModernBertConfig, tokens: Tokens, task: Task) -> None:
     """Logits of the first token's vector or of the mean of all."""
-    classifier(g, _prediction(g, POOLINGS[c.classifier_pooling](g, x, tokens), c), c.hidden_size, task)
+    classifier(g, _prediction(g, pooled_states(g, x, tokens, c.classifier_pooling), c), c.hidden_size, task)
 
 
 MODERNBERT = Architecture(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgelm import signature
 from edgelm_export.blocks.cache import Step
-from edgelm_export.blocks.linear import as_activation
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.config import Alibi, GptConfig
 from edgelm_export.graph import GraphBuilder
 

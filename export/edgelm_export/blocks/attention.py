@@ -12,8 +12,9 @@ from edgelm import signature
 from edgelm_export.blocks.cache import Step
 from edgelm_export.blocks.encoder import Tokens
 from edgelm_export.blocks.kernels import group_query_attention, multi_head_attention, rotary_embedding
-from edgelm_export.blocks.linear import as_activation, linear, split
+from edgelm_export.blocks.linear import linear, split
 from edgelm_export.blocks.local_attention import LocalText, local_attention
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.blocks.rotary import Rotary, WholeText
 from edgelm_export.blocks.scaling import clipped
 from edgelm_export.config import DecoderConfig, EncoderConfig, ModelConfig

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from edgelm import signature
+from edgelm.providers import Provider
 from edgelm.signature import CacheGeometry
 from edgelm_export.blocks.encoder import sequence_positions
 from edgelm_export.blocks.rotary import Rotary, rotaries
@@ -25,9 +27,15 @@ class Step:
     rotaries: tuple[Rotary | None, ...] = ()
 
 
+def cache_geometry(c: Any, provider: Provider) -> CacheGeometry:
+    """The KV cache of a config's decoder program on that provider."""
+    geometry: CacheGeometry = c.cache_geometry(provider.activation_dtype)
+    return geometry if provider.window_cache else geometry.without_windows()
+
+
 def cache_inputs(g: GraphBuilder, c: DecoderConfig, *, turned_by_kernel: bool = True) -> Step:
     """Declares the inputs of a decoder program; the attention kernel may turn queries and keys itself, or shall not."""
-    cache = c.cache_geometry(g.provider.activation_dtype)
+    cache = cache_geometry(c, g.provider)
     g.declare(signature.decoder_inputs(cache))
     seqlens_k, total = g.input(signature.SEQLENS_K), g.input(signature.TOTAL_SEQUENCE_LENGTH)
     step = Step(cache, seqlens_k, total)
@@ -53,10 +61,11 @@ def past_lengths(g: GraphBuilder, step: Step, ids: ir.Value) -> ir.Value:
 
     A row of a first prompt may be shorter than `ids`, the rest of which is padding; nothing stands before it.
     """
-    one, none = g.constant(np.array([1], np.int64)), g.constant(np.array(0, np.int64))
-    valid = g.op("Add", g.op("Cast", step.seqlens_k, to=ir.DataType.INT64), one)  # [batch], new tokens included
-    past = g.op("Sub", valid, g.op("Shape", ids, start=1, end=2))
-    return g.op("Unsqueeze", g.op("Max", past, none), one)
+    axis, none, last = (g.constant(np.array(n, np.int64)) for n in ([1], 0, -1))
+    # The last of the new positions, not their number, which would be on the host where lengths are on a device.
+    further = g.op("Gather", sequence_positions(g, ids), last, axis=0)
+    past = g.op("Sub", g.op("Cast", step.seqlens_k, to=ir.DataType.INT64), further)  # [batch]
+    return g.op("Unsqueeze", g.op("Max", past, none), axis)
 
 
 def step_positions(g: GraphBuilder, step: Step, ids: ir.Value) -> ir.Value:

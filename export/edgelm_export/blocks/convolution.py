@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from edgelm_export.blocks.activations import activation
 from edgelm_export.blocks.encoder import Tokens, token_weights
-from edgelm_export.blocks.linear import as_activation
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.config import DebertaConfig
 from edgelm_export.graph import GraphBuilder
 from edgelm_export.quantize.formats import find_format

@@ -8,8 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm import signature
-from edgelm.signature import CacheGeometry
-from edgelm_export.blocks.cache import Step
+from edgelm_export.blocks.cache import Step, cache_geometry
 from edgelm_export.blocks.kernels import cross_attention_kernel
 from edgelm_export.blocks.linear import linear, split
 from edgelm_export.config import ModelConfig, Seq2SeqConfig
@@ -25,7 +24,7 @@ class Source:
 
 def cross_outputs(g: GraphBuilder, x: ir.Value, c: Seq2SeqConfig) -> None:
     """Keys and values of the encoder's output [sources, source, hidden_size] for every decoder layer, as graph outputs."""
-    d, cache = c.decoder, c.cache_geometry(g.provider.activation_dtype)
+    d, cache = c.decoder, cache_geometry(c, g.provider)
     heads = g.constant(np.array([0, 0, d.num_key_value_heads, d.head_dim], np.int64))
     sizes = {"k_proj": d.key_value_size, "v_proj": d.key_value_size}
     ports = {port.name: port for port in signature.cross_ports(cache)}
@@ -39,7 +38,7 @@ def cross_outputs(g: GraphBuilder, x: ir.Value, c: Seq2SeqConfig) -> None:
 
 def seq2seq_inputs(g: GraphBuilder, c: Seq2SeqConfig) -> tuple[Step, Source]:
     """Declares the inputs of a decoder program that attends to sources."""
-    cache: CacheGeometry = c.cache_geometry(g.provider.activation_dtype)
+    cache = cache_geometry(c, g.provider)
     g.declare([*signature.decoder_inputs(cache), signature.source_mask_port(), *signature.cross_ports(cache)])
     step = Step(cache, g.input(signature.SEQLENS_K), g.input(signature.TOTAL_SEQUENCE_LENGTH))
     return step, Source(g.input(signature.ENCODER_ATTENTION_MASK))

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm_export.blocks.norm import bare_layer_norm, by_head, heads_normed, layer_norm, together
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.config import GptConfig
 from edgelm_export.graph import GraphBuilder
 
@@ -20,7 +21,7 @@ def stated_norm(g: GraphBuilder, x: ir.Value, name: str, c: GptConfig) -> ir.Val
         g.stored(part.name, "float32", part.shape, lambda part=part, offset=offset: [part.read() + offset])
         for part, offset in parts
     ]
-    return g.op("LayerNormalization", x, *stored, axis=-1, epsilon=c.norm_eps)
+    return g.op("LayerNormalization", x, *(as_activation(g, value) for value in stored), axis=-1, epsilon=c.norm_eps)
 
 
 def shared_head_norms(g: GraphBuilder, q: ir.Value, k: ir.Value, c: GptConfig) -> tuple[ir.Value, ir.Value]:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from edgelm_export.blocks.encoder import Tokens, sequence_length, sequence_positions
 from edgelm_export.blocks.kernels import multi_head_attention
-from edgelm_export.blocks.linear import as_activation, linear, lookup_rows, split
+from edgelm_export.blocks.linear import linear, lookup_rows, split
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.config import DebertaConfig
 from edgelm_export.graph import GraphBuilder
 

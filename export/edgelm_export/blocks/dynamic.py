@@ -9,8 +9,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgelm_export.blocks.kernels import dynamic_quantize_matmul
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.blocks.smoothing import smoothed
-from edgelm_export.graph import GraphBuilder
+from edgelm_export.graph import DTYPES, GraphBuilder
 from edgelm_export.quantize.formats import Format
 from edgelm_export.weights import Weight
 
@@ -18,7 +19,7 @@ from edgelm_export.weights import Weight
 def dynamic_projection(
     g: GraphBuilder, x: ir.Value, name: str, weights: Sequence[Weight], form: Format, bias: ir.Value | None
 ) -> ir.Value:
-    """x @ weights.T + bias on the integer kernel: [..., k] -> [..., n]."""
+    """x @ weights.T + bias on the integer kernel, or as in rows.py where the provider has none: [..., k] -> [..., n]."""
     n, k = sum(weight.shape[0] for weight in weights), weights[0].shape[1]
     x, factors = smoothed(g, x, name, weights)
     scales: list[NDArray[np.float32]] = []
@@ -35,5 +36,9 @@ def dynamic_projection(
 
     stored = g.stored(f"{name}.transposed", "int8", (k, n), transposed)
     scale = g.stored(f"{name}.scales", "float32", (n,), lambda: scales)
+    if not g.provider.integer_products:
+        whole = g.op("Cast", stored, to=DTYPES[g.provider.activation_dtype])
+        product = g.op("MatMul", x, g.op("Mul", whole, as_activation(g, scale)))
+        return product if bias is None else g.op("Add", product, bias)
     # Where ONNX Runtime rewrites signed weights (session.x64quantprecision, providers.py), it fails on those that two nodes read.
     return dynamic_quantize_matmul(g, x, g.unshared(stored), scale, bias)

@@ -11,8 +11,9 @@ import onnx_ir as ir
 
 from edgelm import signature
 from edgelm.tasks import FILL_MASK
-from edgelm_export.blocks.linear import as_activation, linear, lookup
+from edgelm_export.blocks.linear import linear, lookup
 from edgelm_export.blocks.norm import layer_norm
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.config import EncoderConfig
 from edgelm_export.graph import GraphBuilder
 from edgelm_export.task import Task

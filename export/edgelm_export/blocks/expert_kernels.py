@@ -17,9 +17,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm_export.blocks.kernels import QuantizedWeight
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.blocks.routing import LOWEST, Routing, chosen
 from edgelm_export.config import MoeConfig
-from edgelm_export.graph import CONTRIB, DTYPES, GraphBuilder
+from edgelm_export.graph import CONTRIB, GraphBuilder
 
 _SMALLEST = float(np.finfo(np.float32).tiny)  # its logarithm is finite
 
@@ -45,7 +46,7 @@ def _float(g: GraphBuilder, x: ir.Value, routing: Routing, experts: Experts, m: 
     """MoE weighs with the softmax of the logits it chooses by. The logarithms of weights, as logits, make that weight / sum."""
     taken, lowest = chosen(g, routing), _constant(g, LOWEST)
     logs = g.op("Log", g.op("Max", routing.weights, _constant(g, _SMALLEST)))
-    logits = _by_token(g, g.op("Where", taken, logs, lowest), m)
+    logits = _by_token(g, as_activation(g, g.op("Where", taken, logs, lowest), ir.DataType.FLOAT), m)
     inputs = [x, logits, experts.gate_up, experts.gate_up_bias, experts.down, experts.down_bias]
     while inputs[-1] is None:
         inputs.pop()
@@ -58,7 +59,7 @@ def _float(g: GraphBuilder, x: ir.Value, routing: Routing, experts: Experts, m: 
         g.constant(np.array([-1], np.int64)),
         keepdims=1,
     )
-    return g.op("Mul", y, total)
+    return g.op("Mul", y, as_activation(g, total, ir.DataType.FLOAT))
 
 
 def _quantized(g: GraphBuilder, x: ir.Value, routing: Routing, experts: Experts, m: MoeConfig) -> ir.Value:
@@ -70,7 +71,9 @@ def _quantized(g: GraphBuilder, x: ir.Value, routing: Routing, experts: Experts,
     gate_up, down = experts.gate_up, experts.down
     if not isinstance(gate_up, QuantizedWeight) or not isinstance(down, QuantizedWeight):
         raise TypeError("all weights of experts come in blocks, or none")
-    scores, weights = _by_token(g, routing.scores, m), _by_token(g, routing.weights, m)
+    scores, weights = (
+        _by_token(g, as_activation(g, value, ir.DataType.FLOAT), m) for value in (routing.scores, routing.weights)
+    )
     inputs = [x, scores, gate_up.packed, gate_up.scales, experts.gate_up_bias]
     inputs += [down.packed, down.scales, experts.down_bias, None, None, None]
     inputs += [gate_up.zero_points, down.zero_points, None, weights]
@@ -105,4 +108,4 @@ def _by_token(g: GraphBuilder, values: ir.Value, m: MoeConfig) -> ir.Value:
 
 
 def _constant(g: GraphBuilder, value: float) -> ir.Value:
-    return g.constant(np.array(value, DTYPES[g.provider.activation_dtype].numpy()))
+    return g.constant(np.array(value, np.float32))

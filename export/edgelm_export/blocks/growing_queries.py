@@ -8,7 +8,7 @@ import onnx_ir as ir
 from edgelm import signature
 from edgelm_export.blocks.attention import HeadNorms
 from edgelm_export.blocks.cache import Step, step_positions
-from edgelm_export.blocks.linear import as_activation
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.config import DecoderConfig, Ministral3Config
 from edgelm_export.graph import GraphBuilder
 

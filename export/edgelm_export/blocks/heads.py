@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm import signature
-from edgelm_export.blocks.linear import as_activation, embedding, lm_head, lookup
+from edgelm_export.blocks.linear import embedding, lm_head, lookup
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.blocks.scaling import scaled, soft_capped
 from edgelm_export.config import BartConfig, DecoderConfig, Seq2SeqConfig
 from edgelm_export.graph import GraphBuilder
@@ -51,5 +52,5 @@ def seq2seq_output(g: GraphBuilder, x: ir.Value, c: Seq2SeqConfig) -> None:
         logits = g.op(
             "Add", logits, as_activation(g, g.stored(bias.name, "float32", bias.shape, lambda: [bias.read()]))
         )
-    g.output(signature.logits_port(size), logits)
+    logits = g.output(signature.logits_port(size), logits)
     g.output(signature.log_probabilities_port(size), g.op("LogSoftmax", logits, axis=-1))

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
+from edgelm_export.blocks.precision import number
 from edgelm_export.blocks.rotary import Rotary
 from edgelm_export.config import ModelConfig
 from edgelm_export.graph import CONTRIB, GraphBuilder
@@ -214,21 +215,27 @@ def attention_to_cache(
 
 
 def shared_key_attention(
-    g: GraphBuilder, query: ir.Value, cache: ir.Value, seen: ir.Value, heads: int, scale: float
+    g: GraphBuilder, query: ir.Value, cache: ir.Value, seen: ir.Value, sizes: tuple[int, int], scale: float
 ) -> ir.Value:
-    """The same for one token a row, by matrix products over the whole buffer: [batch, 1, heads * width] -> the same.
+    """The same by matrix products over the whole buffer, whose scores are all in memory at once.
 
     Args:
-        seen: which positions count, bool [batch, max_length, 1].
+        seen: which positions each token sees, bool [batch, max_length, sequence, 1].
+        sizes: heads and width.
+        scale: of the scores.
     """
+    heads, width = sizes
     keys = g.op("Squeeze", cache, g.constant(np.array([1], np.int64)))
-    by_head = g.op("Reshape", query, g.constant(np.array([0, heads, -1], np.int64)))
+    by_head = g.op("Reshape", query, g.constant(np.array([0, -1, width], np.int64)))  # [batch, sequence * heads, width]
     scores = g.op("FusedMatMul", keys, by_head, domain=CONTRIB, transB=1, alpha=scale)
-    lowest = g.op("CastLike", g.constant(np.array(_LOWEST, np.float32)), scores)
-    shares = g.op("Softmax", g.op("Where", seen, scores, lowest), axis=1)  # [batch, max_length, heads]
-    gathered = g.op("FusedMatMul", keys, shares, domain=CONTRIB, transA=1)  # [batch, width, heads]
+    by_token = g.op("Reshape", scores, g.constant(np.array([0, 0, -1, heads], np.int64)))
+    shares = g.op("Softmax", g.op("Where", seen, by_token, number(g, _LOWEST)), axis=1)
+    joined = g.op(
+        "Reshape", shares, g.constant(np.array([0, 0, -1], np.int64))
+    )  # [batch, max_length, sequence * heads]
+    gathered = g.op("FusedMatMul", keys, joined, domain=CONTRIB, transA=1)  # [batch, width, sequence * heads]
     by_head = g.op("Transpose", gathered, perm=[0, 2, 1])
-    return g.op("Reshape", by_head, g.constant(np.array([0, 1, -1], np.int64)))
+    return g.op("Reshape", by_head, g.constant(np.array([0, -1, heads * width], np.int64)))
 
 
 def cross_attention_kernel(
@@ -285,7 +292,7 @@ def multi_head_attention(
         square = g.op("Concat", ones, ones, g.op("Shape", mask, start=1, end=2), ones, axis=0)
         attend = g.op("Expand", keys, square)  # [batch, 1, sequence, sequence]
     else:
-        attend = g.op("Where", keys, bias, g.op("CastLike", g.constant(np.array(_LOWEST, np.float32)), bias))
+        attend = g.op("Where", keys, bias, number(g, _LOWEST))
     attributes: dict[str, Any] = {"q_num_heads": c.num_attention_heads, "kv_num_heads": c.num_key_value_heads}
     if scale is not None:
         attributes["scale"] = scale

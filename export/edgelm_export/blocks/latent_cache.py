@@ -3,7 +3,8 @@
 GroupQueryAttention goes through the keys once for every head, although all heads share them here. In a decode step, plain matrix
 products read them once for 16 heads: 6 ms instead of 20 at 4,096 positions (ONNX Runtime 1.31 and 1.32, one thread). Their scores are
 laid out [positions, heads] and what is gathered [width, heads], so that the latents stand where the products' kernel need not repack
-them. With many tokens the heads' products are large already, and only the fused kernel gets by without all scores in memory.
+them. With many tokens the heads' products are large already, and only the fused kernel gets by without all scores in memory. A
+provider that cannot branch takes the products for any number of tokens.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ class LatentStep:
     Attributes:
         step: lengths, and each layer's rotary positions.
         places: where the new latents go, as row, 0 and position: int64 [batch, sequence, 3].
-        single: whether there is one token a row, bool [].
-        seen: which positions of the buffers a single token sees, bool [batch, max_length, 1].
+        single: whether there is one token a row, bool []; None where the provider cannot branch.
+        seen: which positions of the buffers each token sees, bool [batch, max_length, sequence, 1].
     """
 
     step: Step
     places: ir.Value
-    single: ir.Value
+    single: ir.Value | None
     seen: ir.Value
 
 
@@ -47,9 +48,10 @@ def latent_inputs(g: GraphBuilder, c: DeepseekConfig) -> LatentStep:
     rows = g.op("Add", zeros, g.op("Unsqueeze", g.op("Range", none, batch, one), last))
     places = g.op("Concat", *(g.op("Unsqueeze", part, last) for part in (rows, zeros, positions)), axis=-1)
     room = g.op("Squeeze", g.op("Shape", g.input(signature.past(0, "key")), start=2, end=3))
-    lengths = g.op("Unsqueeze", g.op("Cast", step.seqlens_k, to=ir.DataType.INT64), middle)
-    seen = g.op("Unsqueeze", g.op("LessOrEqual", g.op("Range", none, room, one), lengths), last)
-    return LatentStep(step, places, g.op("Equal", sequence, one), seen)
+    held = g.op("Unsqueeze", g.op("Range", none, room, one), last)  # [max_length, 1]
+    seen = g.op("Unsqueeze", g.op("LessOrEqual", held, g.op("Unsqueeze", positions, middle)), last)
+    single = g.op("Equal", sequence, one) if g.provider.branches else None
+    return LatentStep(step, places, single, seen)
 
 
 def attention_to_latents(
@@ -64,9 +66,15 @@ def attention_to_latents(
     g.output(signature.cache_port(signature.present(i, "key"), shared.step.cache, i), cache)
     heads, scale = c.num_attention_heads, c.latent.scale
     lengths = (shared.step.seqlens_k, shared.step.total_sequence_length)
+
+    def by_products() -> ir.Value:
+        return shared_key_attention(g, query, cache, shared.seen, (heads, c.latent.kept_dim), scale)
+
+    if shared.single is None:
+        return by_products()
     return g.op(
         "If",
         shared.single,
-        then_branch=g.inner("single", lambda: shared_key_attention(g, query, cache, shared.seen, heads, scale)),
+        then_branch=g.inner("single", by_products),
         else_branch=g.inner("several", lambda: attention_to_cache(g, query, cache, lengths, heads, scale)),
     )

@@ -10,8 +10,9 @@ import onnx_ir as ir
 
 from edgelm_export.blocks.dynamic import dynamic_projection
 from edgelm_export.blocks.kernels import QuantizedWeight, gather_block_quantized, matmul_nbits, matmul_transposed
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.blocks.rows import lookup_codes, row_projection
-from edgelm_export.blocks.stored import as_activation, stored_blocks, stored_floats
+from edgelm_export.blocks.stored import stored_blocks, stored_floats
 from edgelm_export.config import ModelConfig
 from edgelm_export.graph import GraphBuilder
 from edgelm_export.quantize.formats import Format, Quantized

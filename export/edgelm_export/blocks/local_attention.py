@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from edgelm_export.blocks.encoder import Tokens, sequence_length
 from edgelm_export.blocks.kernels import multi_head_attention
-from edgelm_export.blocks.linear import as_activation
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.blocks.rotary import Rotary, rotary_tables
 from edgelm_export.config import ModelConfig, RopeConfig
 from edgelm_export.graph import GraphBuilder

@@ -17,14 +17,18 @@ from edgelm_export.blocks.expert_kernels import Experts, expert_sum
 from edgelm_export.blocks.kernels import QuantizedWeight
 from edgelm_export.blocks.linear import linear
 from edgelm_export.blocks.mlp import gated_mlp
+from edgelm_export.blocks.precision import as_activation, as_float, number
 from edgelm_export.blocks.routing import route
-from edgelm_export.blocks.stored import Pieces, as_activation, stored_blocks, stored_floats
+from edgelm_export.blocks.stored import Pieces, stored_blocks, stored_floats
 from edgelm_export.config import MixtureConfig, ModelConfig, MoeConfig
 from edgelm_export.graph import GraphBuilder
 from edgelm_export.quantize.formats import Format
 from edgelm_export.quantize.kept import experts_format
 from edgelm_export.transforms import Array
 from edgelm_export.weights import Weight, not_finite
+
+# Multiples that CUDA's MoE and QMoE want of both widths. QMoE wants blocks of 32 or more besides, of which 64 is a multiple.
+_FLOAT_WIDTHS, _BLOCK_WIDTHS = 16, 64
 
 
 def mixture_of_experts(g: GraphBuilder, x: ir.Value, c: ModelConfig, m: MoeConfig) -> ir.Value:
@@ -33,7 +37,7 @@ def mixture_of_experts(g: GraphBuilder, x: ir.Value, c: ModelConfig, m: MoeConfi
     routing = route(g, x, c.hidden_size, m)
     y = layer.narrowed(expert_sum(g, layer.widened(x), routing, layer.experts(), m))
     if m.routed_scaling_factor != 1:
-        y = g.op("Mul", y, as_activation(g, g.constant(np.array(m.routed_scaling_factor, np.float32))))
+        y = g.op("Mul", y, number(g, m.routed_scaling_factor))
     if m.shared_intermediate_size:
         y = g.op("Add", y, _shared_expert(g, x, c, m))
     return g.tap("moe", y)
@@ -54,7 +58,7 @@ def _shared_expert(g: GraphBuilder, x: ir.Value, c: ModelConfig, m: MoeConfig) -
 
 @dataclass(frozen=True)
 class _Layer:
-    """The experts of one layer. Their kernel wants whole blocks, so both widths are filled up with zeros where no block divides them."""
+    """The experts of one layer. Both widths are filled up with zeros to what the kernels take."""
 
     g: GraphBuilder
     m: MoeConfig
@@ -63,7 +67,8 @@ class _Layer:
     @property
     def form(self) -> Format:
         """The format of all weights: the kernel knows one number of bits and one block size, and none with block sums."""
-        common = math.gcd(self.hidden_size, self.m.moe_intermediate_size)
+        sizes = (self.hidden_size, self.m.moe_intermediate_size)
+        common = math.gcd(*(-(-size // _BLOCK_WIDTHS) * _BLOCK_WIDTHS for size in sizes))
         form = self.g.recipe.format_for(self.g.name("experts"))
         return experts_format(form).fit(common, gathered=True)
 
@@ -82,7 +87,9 @@ class _Layer:
         added = self.width - self.hidden_size
         if not added:
             return x
-        return self.g.op("Pad", x, self.g.constant(np.array([0, 0, 0, 0, 0, added], np.int64)))
+        # CUDA has no Pad of bfloat16.
+        padded = self.g.op("Pad", as_float(self.g, x), self.g.constant(np.array([0, 0, 0, 0, 0, added], np.int64)))
+        return as_activation(self.g, padded, ir.DataType.FLOAT)
 
     def narrowed(self, y: ir.Value) -> ir.Value:
         """[batch, sequence, width] -> [batch, sequence, hidden_size]."""
@@ -147,8 +154,9 @@ class _Layer:
 
 
 def _filled(size: int, form: Format) -> int:
-    """The next whole number of blocks."""
-    return size if form.bits >= 16 else -(-size // form.block_size) * form.block_size
+    """The next width that all kernels take: those of CUDA refuse others (ONNX Runtime 1.31), and few models have them."""
+    multiple = _FLOAT_WIDTHS if form.bits >= 16 else max(_BLOCK_WIDTHS, form.block_size)
+    return -(-size // multiple) * multiple
 
 
 def _alternating(gate: Array, up: Array) -> Array:

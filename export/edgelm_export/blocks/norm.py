@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgelm_export.blocks.linear import as_activation
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.config import DecoderConfig
 from edgelm_export.graph import GraphBuilder
 from edgelm_export.weights import Weight
@@ -20,21 +20,20 @@ def rms_norm(g: GraphBuilder, x: ir.Value, name: str, size: int, epsilon: float)
     """x / sqrt(mean(x^2) + epsilon) * weight over the last axis of `size` (Zhang and Sennrich 2019, arXiv:1910.07467)."""
     weight = g.weight(f"{name}.weight", (size,))
     scale = g.stored(weight.name, "float32", (size,), lambda: [weight.read()])
-    return g.op("RMSNormalization", x, scale, axis=-1, epsilon=epsilon)
+    return g.op("RMSNormalization", x, as_activation(g, scale), axis=-1, epsilon=epsilon)
 
 
 def layer_norm(g: GraphBuilder, x: ir.Value, name: str, size: int, epsilon: float, *, bias: bool = True) -> ir.Value:
     """(x - mean) / sqrt(variance + epsilon) * weight + bias over the last axis of `size` (Ba et al. 2016, arXiv:1607.06450)."""
     parts = [g.weight(f"{name}.{leaf}", (size,)) for leaf in (("weight", "bias") if bias else ("weight",))]
     stored = [g.stored(part.name, "float32", (size,), lambda part=part: [part.read()]) for part in parts]
-    return g.op("LayerNormalization", x, *stored, axis=-1, epsilon=epsilon)
+    return g.op("LayerNormalization", x, *(as_activation(g, value) for value in stored), axis=-1, epsilon=epsilon)
 
 
 def bare_layer_norm(g: GraphBuilder, x: ir.Value, name: str, size: int, epsilon: float) -> ir.Value:
     """The same without weight and bias."""
-    return g.op(
-        "LayerNormalization", x, g.constant(np.ones(size, np.float32), f"ones.{size}"), axis=-1, epsilon=epsilon
-    )
+    ones = as_activation(g, g.constant(np.ones(size, np.float32), f"ones.{size}"))
+    return g.op("LayerNormalization", x, ones, axis=-1, epsilon=epsilon)
 
 
 def head_norm(g: GraphBuilder, x: ir.Value, name: str, head_dim: int, epsilon: float) -> ir.Value:

@@ -1,4 +1,7 @@
-"""From token vectors to one vector a text, as sentence-transformers' Pooling, Dense and Normalize modules define it."""
+"""From token vectors to one vector a text, as sentence-transformers' Pooling, Dense and Normalize modules define it.
+
+Sums over a text and lengths of vectors are float32, whatever the dtype of activations.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from edgelm import signature
 from edgelm_export.blocks.activations import activation
 from edgelm_export.blocks.encoder import Tokens, first_token, last_token, token_weights
 from edgelm_export.blocks.linear import linear
+from edgelm_export.blocks.precision import as_activation, as_float
 from edgelm_export.graph import GraphBuilder
 from edgelm_export.task import Task
 
@@ -25,29 +29,33 @@ def _first(g: GraphBuilder, x: ir.Value, tokens: Tokens) -> ir.Value:
     return first_token(g, x)
 
 
-def mean_pooling(g: GraphBuilder, x: ir.Value, tokens: Tokens) -> ir.Value:
+def _mean(g: GraphBuilder, x: ir.Value, tokens: Tokens) -> ir.Value:
     """Mean over a text's tokens: [batch, sequence, size] -> [batch, size]."""
-    total, count = _sums(g, x, token_weights(g, tokens))
+    total, count = _sums(g, x, _weights(g, tokens))
     return g.op("Div", total, count)
 
 
 def _mean_sqrt_length(g: GraphBuilder, x: ir.Value, tokens: Tokens) -> ir.Value:
-    total, count = _sums(g, x, token_weights(g, tokens))
+    total, count = _sums(g, x, _weights(g, tokens))
     return g.op("Div", total, g.op("Sqrt", count))
 
 
 def _weighted_mean(g: GraphBuilder, x: ir.Value, tokens: Tokens) -> ir.Value:
     """Later tokens count more: weights 1, 2, 3 ... (Muennighoff 2022, arXiv:2202.08904)."""
-    rank = g.op("CumSum", token_weights(g, tokens), g.constant(np.array(1, np.int64)))
-    total, count = _sums(g, x, g.op("Mul", rank, token_weights(g, tokens)))
+    weights = _weights(g, tokens)
+    rank = g.op("CumSum", weights, g.constant(np.array(1, np.int64)))
+    total, count = _sums(g, x, g.op("Mul", rank, weights))
     return g.op("Div", total, count)
 
 
 def _max(g: GraphBuilder, x: ir.Value, tokens: Tokens) -> ir.Value:
-    weights = token_weights(g, tokens)
-    real = g.op("Cast", weights, to=ir.DataType.BOOL)
-    lowest = g.op("CastLike", g.constant(np.array(_LOWEST, np.float32)), x)
+    real = g.op("Cast", _weights(g, tokens), to=ir.DataType.BOOL)
+    lowest = g.constant(np.array(_LOWEST, np.float32))
     return g.op("ReduceMax", g.op("Where", real, x, lowest), g.constant(np.array([1], np.int64)), keepdims=0)
+
+
+def _weights(g: GraphBuilder, tokens: Tokens) -> ir.Value:
+    return as_float(g, token_weights(g, tokens))
 
 
 def _sums(g: GraphBuilder, x: ir.Value, weights: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -59,7 +67,7 @@ def _sums(g: GraphBuilder, x: ir.Value, weights: ir.Value) -> tuple[ir.Value, ir
 
 POOLINGS: Mapping[str, Pooling] = {
     "cls": _first,
-    "mean": mean_pooling,
+    "mean": _mean,
     "max": _max,
     "last": last_token,
     "mean-sqrt-length": _mean_sqrt_length,
@@ -67,14 +75,20 @@ POOLINGS: Mapping[str, Pooling] = {
 }
 
 
+def pooled_states(g: GraphBuilder, x: ir.Value, tokens: Tokens, name: str) -> ir.Value:
+    """One pooling of hidden states, in the dtype of activations: [batch, sequence, size] -> [batch, size]."""
+    return as_activation(g, POOLINGS[name](g, as_float(g, x), tokens), ir.DataType.FLOAT)
+
+
 def embedding_head(g: GraphBuilder, x: ir.Value, c: Any, tokens: Tokens, task: Task) -> None:
     """Pools, projects, normalizes and cuts as the checkpoint's modules say; the result is `sentence_embedding`."""
-    pooled = [POOLINGS[name](g, x, tokens) for name in task.pooling]
+    pooled = [POOLINGS[name](g, as_float(g, x), tokens) for name in task.pooling]
     e = pooled[0] if len(pooled) == 1 else g.op("Concat", *pooled, axis=-1)
     size = c.hidden_size * len(pooled)
     for dense in task.dense:
-        e = linear(g, e, {dense.name: dense.out_features}, size, bias=dense.bias)
-        e = activation(g, e, dense.activation)
+        narrow = as_activation(g, e, ir.DataType.FLOAT)
+        projected = linear(g, narrow, {dense.name: dense.out_features}, size, bias=dense.bias)
+        e = as_float(g, activation(g, projected, dense.activation))
         size = dense.out_features
     if task.normalized:
         e = _normalized(g, e)
@@ -88,4 +102,4 @@ def embedding_head(g: GraphBuilder, x: ir.Value, c: Any, tokens: Tokens, task: T
 def _normalized(g: GraphBuilder, x: ir.Value) -> ir.Value:
     """Each vector at length 1; the zero vector stays, as torch.nn.functional.normalize keeps it."""
     norm = g.op("ReduceL2", x, g.constant(np.array([-1], np.int64)), keepdims=1)
-    return g.op("Div", x, g.op("Max", norm, g.op("CastLike", g.constant(np.array(1e-12, np.float32)), x)))
+    return g.op("Div", x, g.op("Max", norm, g.constant(np.array(1e-12, np.float32))))

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from edgelm_export.blocks.cache import Step, past_lengths, step_positions
 from edgelm_export.blocks.encoder import sequence_positions, token_numbers
-from edgelm_export.blocks.linear import as_activation, lookup
+from edgelm_export.blocks.linear import lookup
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.config import BartConfig
 from edgelm_export.graph import GraphBuilder
 

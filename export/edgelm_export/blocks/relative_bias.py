@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgelm_export.blocks.cache import Step, past_lengths
 from edgelm_export.blocks.encoder import sequence_positions
-from edgelm_export.blocks.linear import as_activation
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.graph import GraphBuilder
 
 
@@ -64,8 +64,9 @@ def step_bias(g: GraphBuilder, name: str, heads: int, buckets: Buckets, step: St
 
     That of the first row is everyone's, for the rows of an encoder-decoder are equally long.
     """
-    zero, one = (g.constant(np.array(n, np.int64)) for n in (0, 1))
-    past = g.op("Gather", past_lengths(g, step, ids), zero, axis=0)  # [1]
+    first, zero, one = (g.constant(np.array(n, kind)) for n, kind in ((0, np.int64), (0, np.int32), (1, np.int32)))
+    past = g.op("Gather", past_lengths(g, step, ids), first, axis=0)  # [1]
     queries = g.op("Add", past, sequence_positions(g, ids))
-    keys = g.op("Range", zero, g.op("Cast", step.total_sequence_length, to=ir.DataType.INT64), one)
+    # A length stays on the host as long as it is cast to nothing.
+    keys = g.op("Cast", g.op("Range", zero, step.total_sequence_length, one), to=ir.DataType.INT64)
     return relative_bias(g, name, (buckets.count, heads), buckets, queries, keys)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.config import ModelConfig, RopeConfig
 from edgelm_export.graph import GraphBuilder
 
@@ -85,7 +86,7 @@ def rotaries(
 
 
 def rotary_tables(g: GraphBuilder, rope: RopeConfig, head_dim: int, rows: int) -> tuple[ir.Value, ir.Value]:
-    """cos and sin of position * frequency, each [rows, rotary_dim / 2].
+    """cos and sin of position * frequency, each [rows, rotary_dim / 2] in the dtype of activations.
 
     Those of "longrope" hold the positions up to original_max_position_embeddings first, by the frequencies of short contexts,
     and behind them all positions by those of long ones, where there may be long ones.
@@ -100,10 +101,11 @@ def rotary_tables(g: GraphBuilder, rope: RopeConfig, head_dim: int, rows: int) -
         parts.append(_angles(g, long, rows))
     angles = parts[0] if len(parts) == 1 else g.op("Concat", *parts, axis=0)
     waves = (g.op("Cos", angles), g.op("Sin", angles))
-    if rope.attention_factor == 1:
-        return waves
-    factor = g.constant(np.array(rope.attention_factor, np.float32))
-    return g.op("Mul", waves[0], factor), g.op("Mul", waves[1], factor)
+    if rope.attention_factor != 1:
+        factor = g.constant(np.array(rope.attention_factor, np.float32))
+        waves = (g.op("Mul", waves[0], factor), g.op("Mul", waves[1], factor))
+    cos, sin = (as_activation(g, wave, ir.DataType.FLOAT) for wave in waves)
+    return cos, sin
 
 
 def inverse_frequencies(rope: RopeConfig, head_dim: int, *, long: bool = False) -> Frequencies:

@@ -8,17 +8,17 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm_export.blocks.linear import linear
-from edgelm_export.blocks.stored import as_activation
+from edgelm_export.blocks.precision import as_float
 from edgelm_export.config import MoeConfig
 from edgelm_export.graph import GraphBuilder
 
-# Stands for minus infinity where something must not be chosen; finite, so that no sum of it becomes NaN.
-LOWEST = -1e30
+# Stands for minus infinity where something must not be chosen; finite, in float16 too, so that no sum of it becomes NaN.
+LOWEST = -65504.0
 
 
 @dataclass(frozen=True)
 class Routing:
-    """The experts of the `k` highest `scores` are taken; each counts its weight. Both [batch, sequence, experts]."""
+    """The experts of the `k` highest `scores` are taken; each counts its weight. Both float32 [batch, sequence, experts]."""
 
     scores: ir.Value
     weights: ir.Value
@@ -28,7 +28,8 @@ class Routing:
 
 def route(g: GraphBuilder, x: ir.Value, hidden_size: int, m: MoeConfig) -> Routing:
     """Scores and weights of all experts for hidden states [batch, sequence, hidden_size]."""
-    logits = linear(g, x, {"router": m.num_experts}, hidden_size, bias=m.router_bias)
+    # In float32 from here on: 16 bits make ties of scores that differ.
+    logits = as_float(g, linear(g, x, {"router": m.num_experts}, hidden_size, bias=m.router_bias))
     if m.scoring_func == "sparsemixer":
         return Routing(logits, _sparse_mixer(g, logits, m.router_jitter_noise), m.num_experts_per_tok, normalized=False)
     weights = g.op("Sigmoid", logits) if m.scoring_func == "sigmoid" else g.op("Softmax", logits, axis=-1)
@@ -36,7 +37,7 @@ def route(g: GraphBuilder, x: ir.Value, hidden_size: int, m: MoeConfig) -> Routi
     if m.score_correction:
         bias = g.weight("router_correction.bias", (m.num_experts,))
         stored = g.stored(bias.name, "float32", bias.shape, lambda: [bias.read()])
-        scores = g.op("Add", scores, as_activation(g, stored))
+        scores = g.op("Add", scores, stored)
     if m.topk_group < m.n_group:
         scores = _within_best_groups(g, scores, m)
     return Routing(scores, weights, m.num_experts_per_tok, m.norm_topk_prob)
@@ -85,4 +86,4 @@ def _shape(g: GraphBuilder, *sizes: int) -> ir.Value:
 
 
 def _number(g: GraphBuilder, value: float) -> ir.Value:
-    return as_activation(g, g.constant(np.array(value, np.float32)))
+    return g.constant(np.array(value, np.float32))

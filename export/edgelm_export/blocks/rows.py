@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgelm_export.blocks.kernels import matmul_integer_to_float
+from edgelm_export.blocks.kernels import matmul_integer_to_float, matmul_transposed
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.blocks.smoothing import Factors, smoothed
 from edgelm_export.graph import DTYPES, GraphBuilder
 from edgelm_export.quantize.formats import Format
@@ -23,16 +24,19 @@ def row_projection(
 ) -> ir.Value:
     """x @ weights.T + bias: [..., k] -> [..., n].
 
-    A row of zeros divides by zero, and whatever integers that gives are multiplied by zero again.
+    A row of zeros divides by zero, and whatever integers that gives are multiplied by zero again. Where the provider has no
+    kernel for such products, the weight becomes an activation when the graph is loaded, and the input is not rounded.
     """
     x, factors = smoothed(g, x, name, weights)
     codes, scales = _store(g, name, weights, form, factors)
+    if not g.provider.integer_products:
+        weight = g.op("Mul", g.op("Cast", codes, to=DTYPES[g.provider.activation_dtype]), scales)
+        return _plus(g, matmul_transposed(g, x, weight), bias)
     size = g.op("ReduceMax", g.op("Abs", x), g.constant(np.array([-1], np.int64)), keepdims=1)  # [..., 1]
     # Nodes over constants: ONNX Runtime turns them once, when it loads the graph, to what its kernel reads.
     turned = g.op("Transpose", codes, perm=[1, 0])
     flat = g.op("Reshape", scales, g.constant(np.array([-1], np.int64)))
-    product = g.op("Mul", matmul_integer_to_float(g, g.op("Div", x, size), turned, flat), size)
-    return product if bias is None else g.op("Add", product, bias)
+    return _plus(g, g.op("Mul", matmul_integer_to_float(g, g.op("Div", x, size), turned, flat), size), bias)
 
 
 def lookup_codes(g: GraphBuilder, ids: ir.Value, name: str, weight: Weight, form: Format) -> ir.Value:
@@ -58,6 +62,8 @@ def _store(
 
     stored = g.stored(f"{name}.codes", "int8", (n, k), codes)
     # There once the last piece is coded, so they are stored in this order.
-    scale = g.stored(f"{name}.scales", form.scale_dtype, (n, 1), lambda: scales)
-    activations = DTYPES[g.provider.activation_dtype]
-    return stored, scale if scale.dtype == activations else g.op("Cast", scale, to=activations)
+    return stored, as_activation(g, g.stored(f"{name}.scales", form.scale_dtype, (n, 1), lambda: scales))
+
+
+def _plus(g: GraphBuilder, product: ir.Value, bias: ir.Value | None) -> ir.Value:
+    return product if bias is None else g.op("Add", product, bias)

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgelm_export.blocks.precision import as_activation
 from edgelm_export.graph import GraphBuilder
 from edgelm_export.weights import Weight, not_finite
 
@@ -36,7 +37,7 @@ def smoothed(
         return _factors(ranges, weights)
 
     inverse = g.stored(f"{name}.smoothing", "float32", ranges.shape, lambda: [1 / factors()])
-    return g.op("Mul", x, inverse), factors
+    return g.op("Mul", x, as_activation(g, inverse)), factors
 
 
 def _factors(ranges: Factors, weights: Sequence[Weight]) -> Factors:

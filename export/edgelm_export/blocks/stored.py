@@ -9,17 +9,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgelm_export.blocks.kernels import QuantizedWeight
-from edgelm_export.graph import DTYPES, GraphBuilder
+from edgelm_export.blocks.precision import as_activation
+from edgelm_export.graph import GraphBuilder
 from edgelm_export.quantize.formats import Format, Quantized
 
 Pieces = Callable[[], Iterable[NDArray[np.float32]]]
 QuantizedPieces = Callable[[], Iterable[Quantized]]
-
-
-def as_activation(g: GraphBuilder, value: ir.Value, dtype: ir.DataType | None = None) -> ir.Value:
-    """`value`, which has `dtype` or its own, in the dtype of activations. ONNX Runtime does this to a stored constant once, at load."""
-    wanted = DTYPES[g.provider.activation_dtype]
-    return value if (dtype or value.dtype) == wanted else g.op("Cast", value, to=wanted)
 
 
 def stored_floats(g: GraphBuilder, name: str, form: Format, shape: tuple[int, ...], pieces: Pieces) -> ir.Value:

@@ -55,7 +55,7 @@ def known_answers(programs: Iterable[ir.Model], dtype: str = "float32") -> Known
         for program in programs
         for node in program.graph.all_nodes()
         if (node.domain, node.op_type) in PROBED
-        for setting in [Setting.of(node)]
+        for setting in [Setting.of(node, dtype)]
     }
     problems: dict[str, tuple[Setting, Problem]] = {}  # settings that differ in sizes alone have the same problem
     for key in sorted(settings):

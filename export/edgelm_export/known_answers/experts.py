@@ -12,6 +12,8 @@ from edgelm_export.known_answers.problems import Array, Case, Problem, Setting
 from edgelm_export.quantize.formats import FORMATS, Format
 
 _TOKENS, _EXPERTS, _CHOSEN = 5, 3, 2
+# The kernels of CUDA, whose activations have 16 bits, refuse experts of other widths than multiples of this (ONNX Runtime 1.31).
+_WIDTH = 64
 # Places of optional inputs.
 _BIASES = {"MoE": 3, "QMoE": 4}
 _ZERO_POINTS, _ROUTER_WEIGHTS = 11, 14
@@ -24,8 +26,9 @@ def experts(setting: Setting) -> Problem:
     """A few tokens routed to two of three experts."""
     attributes = {**setting.attributes, "k": _CHOSEN}
     block = attributes.get("block_size", 8)
+    inner = block if setting.dtype == "float32" else max(block, _WIDTH)
     reach = attributes.get("swiglu_limit", 1.0)  # values wide enough to be clamped
-    experts = _RandomExperts(np.random.default_rng(0), width=2 * block, inner=block, reach=reach)
+    experts = _RandomExperts(np.random.default_rng(0), width=2 * inner, inner=inner, reach=reach)
     biased = setting.has(_BIASES[setting.op_type])
     if setting.op_type == "MoE":
         inputs = experts.as_floats(biased=biased)

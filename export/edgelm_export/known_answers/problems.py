@@ -25,6 +25,7 @@ class Setting:
         attributes: as the node has them.
         given: which inputs are there.
         outputs: how many outputs are asked for.
+        dtype: of activations.
     """
 
     op_type: str
@@ -32,13 +33,14 @@ class Setting:
     attributes: Mapping[str, Any]
     given: tuple[bool, ...]
     outputs: int
+    dtype: str = "float32"
 
     @classmethod
-    def of(cls, node: ir.Node) -> Setting:
-        """The setting of a node."""
+    def of(cls, node: ir.Node, dtype: str = "float32") -> Setting:
+        """The setting of a node whose activations have `dtype`."""
         attributes = {name: attribute.value for name, attribute in sorted(node.attributes.items())}
         given = tuple(value is not None for value in node.inputs)
-        return cls(node.op_type, node.domain, attributes, given, len(node.outputs))
+        return cls(node.op_type, node.domain, attributes, given, len(node.outputs), dtype)
 
     @property
     def key(self) -> str:

@@ -77,6 +77,15 @@ class Recipe:
         """Whether a format is among the rules that makes the kernel round its input."""
         return any(find_format(form).bits < 16 for _, form in self.rules)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether a format is among the rules that takes the checkpoint's own integers."""
+        return any(find_format(form).keeps for _, form in self.rules)
+
+    def without_block_sums(self) -> Recipe:
+        """The same with whole zero points in the place of fractional ones, whose inputs are wider than their weights."""
+        return replace(self, rules=tuple((glob, form.replace("-affine", "-asym")) for glob, form in self.rules))
+
     def unused_rules(self) -> tuple[Rule, ...]:
         """The rules that have decided nothing so far and should have."""
         required = self.rules[: len(self.rules) - self.optional]
