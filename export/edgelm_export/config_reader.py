@@ -32,7 +32,7 @@ _IRRELEVANT = frozenset(
 )
 
 
-_MOST_LAYERS = 2048  # far more than any model has
+_MOST_LAYERS = 512  # twice what any model has
 
 
 class ConfigReader:

@@ -164,6 +164,6 @@ def test_a_rope_type_that_is_no_text_is_listed(kind: Any) -> None:
 
 def test_more_layers_than_any_model_has_are_refused_before_they_take_memory() -> None:
     with pytest.raises(
-        UnsupportedConfig, match="num_hidden_layers is 2147483647, expected a whole number from 1 to 2048"
+        UnsupportedConfig, match="num_hidden_layers is 2147483647, expected a whole number from 1 to 512"
     ):
         read(num_hidden_layers=2**31 - 1)
