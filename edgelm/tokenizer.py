@@ -311,7 +311,9 @@ def _content(value: Any) -> str | None:
     """A token as tokenizer_config.json spells it: its text, or an object with its text and flags."""
     if isinstance(value, Mapping):
         value = cast("Mapping[str, Any]", value).get("content")
-    return value if isinstance(value, str) and value else None
+    # JSON can spell halves of characters, which are no text and so no token's.
+    text = value.encode("utf-8", "ignore").decode("utf-8") if isinstance(value, str) else ""
+    return text if text and text == value else None
 
 
 def _mark_special(backend: Backend, tokens: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as Backend
 from edgelm.errors import InvalidOption, ManifestError
 from edgelm.text_stream import StripText
 from edgelm.tokenizer import Tokenizer
+from tests.architectures.random_checkpoints import tiny_tokenizer
 from tests.runtime.tokenizer_kinds import KINDS, byte_level, sentencepiece
 
 CLEAN = {"clean_up_tokenization_spaces": True}
@@ -281,3 +282,9 @@ def test_token_id_knows_added_tokens() -> None:
     tokenizer = TOKENIZERS["byte-level"]
     assert tokenizer.encode("<think>") == [tokenizer.token_id("<think>")]
     assert tokenizer.token_id("no such token") is None
+
+
+def test_half_a_character_is_no_special_token(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(tiny_tokenizer(40), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "\\ud800", "eos_token": "</s>"}', encoding="utf-8")
+    assert Tokenizer.from_folder(tmp_path).special_tokens == {"eos_token": "</s>"}
