@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -17,7 +16,7 @@ from edgelm.errors import EdgeLMError, ProviderError
 from edgelm.known_answers import answers
 from edgelm.machine import available_memory, cpu_features, physical_cores
 from edgelm.package import PROBES
-from edgelm.providers import PROVIDERS, Provider, check_onnxruntime, missing
+from edgelm.providers import PROVIDERS, Provider, check_onnxruntime, installed, missing
 from edgelm.verification import operator_check
 
 SHIPPED = "data"  # folder of probes for those that have no package
@@ -140,15 +139,7 @@ def _cache_folder(folder: Path) -> Finding:
 
 def _exporter() -> Finding:
     needed = ("gguf", "huggingface-hub", "ml_dtypes", "onnx", "onnx-ir", "rich", "safetensors")
-    lacking = [name for name in needed if not _installed(name)]
+    lacking = [name for name in needed if not installed(name)]
     if lacking:
         return Finding("exporter", f"not installed ({', '.join(lacking)}); packages run without it")
     return Finding("exporter", "installed")
-
-
-def _installed(distribution: str) -> bool:
-    try:
-        importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

@@ -223,7 +223,7 @@ def plugin_provider(name: str) -> Provider:
         ProviderError: no such package is installed, or ONNX Runtime refuses its library.
     """
     for package in (PLUGINS[name],) if name in PLUGINS else (f"onnxruntime-ep-{name}", name):
-        if _installed(package):
+        if installed(package):
             install = f"pip install {package}"
             entry = Provider(name, _register(package), install, plugin=package, bucket_tokens=2048, pads=True)
             return replace(entry.recording(), options=_PLUGIN_OPTIONS.get(name, {}))
@@ -242,7 +242,7 @@ def check_onnxruntime() -> None:
     Raises:
         ProviderError: none is installed, or two are.
     """
-    found = [name for name in _DISTRIBUTIONS if _installed(name)]
+    found = [name for name in _DISTRIBUTIONS if installed(name)]
     if len(found) > 1:
         raise ProviderError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; keep one: "
@@ -296,7 +296,8 @@ def _register(package: str) -> str:
     return name()
 
 
-def _installed(distribution: str) -> bool:
+def installed(distribution: str) -> bool:
+    """Whether a distribution is there, by its name on the package index."""
     try:
         importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

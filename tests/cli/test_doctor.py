@@ -158,5 +158,5 @@ def test_a_cache_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 def test_an_exporter_that_is_not_there_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_installed", lambda name: name != "onnx")
+    monkeypatch.setattr(doctor, "installed", lambda name: name != "onnx")
     assert doctor._exporter() == Finding("exporter", "not installed (onnx); packages run without it")

@@ -111,7 +111,7 @@ def test_a_build_without_the_provider_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_plugin_that_is_broken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(providers, "_installed", lambda name: name == "edgelm-no-plugin")
+    monkeypatch.setattr(providers, "installed", lambda name: name == "edgelm-no-plugin")
     with pytest.raises(ProviderError, match="cannot load edgelm-no-plugin"):
         find_provider("edgelm-no-plugin")
 
