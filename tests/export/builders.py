@@ -200,3 +200,24 @@ def _gguf_value(value: Any, kind: int) -> bytes:
     if item == 4 and min(value) < 0:
         item = 5
     return struct.pack("<IQ", item, len(value)) + b"".join(_gguf_value(element, item) for element in value)
+
+
+def mixed_gguf(seed: int) -> tuple[bytes, int]:
+    """A GGUF file with tensors of four types and a small tokenizer, to be damaged, and the size of its header."""
+    values = np.random.default_rng(seed).standard_normal((3, 256)).astype(np.float32)
+    raw = np.random.default_rng(seed).integers(0, 256, (3, 210), dtype=np.uint8)
+    tensors = {"a": values, "b": ("Q4_1", values), "c": ("Q6_K", raw), "d": values.astype(np.float16)}
+    metadata = {
+        "general.architecture": "llama",
+        "general.alignment": 32,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": ["<s>", "a", "b", "ab"],
+        "tokenizer.ggml.token_type": [3, 1, 1, 1],
+        "tokenizer.ggml.merges": ["a b"],
+        "tokenizer.ggml.eos_token_id": 0,
+        "tokenizer.chat_template": "{{ messages }}",
+    }
+    entries, data = gguf_tensors(tensors)
+    whole = gguf_bytes([gguf_key(name, value) for name, value in metadata.items()], entries, data)
+    return whole, len(whole) - len(data)

@@ -18,14 +18,7 @@ from safetensors import safe_open
 from edgelm.errors import CheckpointError
 from edgelm_export.checkpoint import Checkpoint, open_checkpoint
 from edgelm_export.checkpoint.gguf import open_gguf
-from tests.export.builders import (
-    gguf_bytes,
-    gguf_key,
-    gguf_tensors,
-    safetensors_bytes,
-    safetensors_header,
-    write_hub_folder,
-)
+from tests.export.builders import mixed_gguf, safetensors_bytes, safetensors_header, write_hub_folder
 
 CASES = 500  # a format and seed
 HUGE = (1 << 64) - 1
@@ -118,26 +111,11 @@ def test_mutated_safetensors_files_open_or_are_refused(tmp_path: Path, seed: int
 
 @pytest.mark.parametrize("seed", range(2))
 def test_mutated_gguf_files_open_or_are_refused(tmp_path: Path, seed: int) -> None:
-    values = np.random.default_rng(seed).standard_normal((3, 256)).astype(np.float32)
-    raw = np.random.default_rng(seed).integers(0, 256, (3, 210), dtype=np.uint8)
-    tensors = {"a": values, "b": ("Q4_1", values), "c": ("Q6_K", raw), "d": values.astype(np.float16)}
-    metadata = {
-        "general.architecture": "llama",
-        "general.alignment": 32,
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "smollm",
-        "tokenizer.ggml.tokens": ["<s>", "a", "b", "ab"],
-        "tokenizer.ggml.token_type": [3, 1, 1, 1],
-        "tokenizer.ggml.merges": ["a b"],
-        "tokenizer.ggml.eos_token_id": 0,
-        "tokenizer.chat_template": "{{ messages }}",
-    }
-    entries, data = gguf_tensors(tensors)
-    good = gguf_bytes([gguf_key(name, value) for name, value in metadata.items()], entries, data)
+    good, header = mixed_gguf(seed)
     file = tmp_path / "a.gguf"
     refused = 0
     with _Bounds():
-        for content in _mutations(good, len(good) - len(data), seed):
+        for content in _mutations(good, header, seed):
             file.write_bytes(content)
             refused += _opened(lambda: open_gguf(file)) is None
     assert CASES / 2 < refused < CASES

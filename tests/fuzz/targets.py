@@ -36,7 +36,7 @@ from edgelm_export.quantize.recipe_file import recipe_from_file
 from tests.architectures.random_checkpoints import random_tensors, tiny_tokenizer
 from tests.architectures.random_configs import base_config
 from tests.export.adapters import adapter_config, factors
-from tests.export.builders import gguf_bytes, gguf_key, gguf_tensors, safetensors_bytes, safetensors_header
+from tests.export.builders import mixed_gguf, safetensors_bytes, safetensors_header
 from tests.export.quantized_checkpoints import FP8
 from tests.export.test_slow_tokenizer_fuzz import FILES as SLOW
 from tests.fuzz.mutations import DAMAGES, Damage, damaged_bytes, damaged_text
@@ -106,25 +106,6 @@ _ROPE = {
 def _planned(folder: Path) -> None:
     model = understand(open_checkpoint(folder))
     plan(model, preset("int4", model.config.num_hidden_layers), PROVIDERS["cpu"])
-
-
-def _gguf() -> bytes:
-    raw = np.random.default_rng(1).integers(0, 256, (3, 210), dtype=np.uint8)
-    values = np.random.default_rng(1).standard_normal((3, 256)).astype(np.float32)
-    tensors = {"a": values, "b": ("Q4_1", values), "c": ("Q6_K", raw), "d": values.astype(np.float16)}
-    metadata = {
-        "general.architecture": "llama",
-        "general.alignment": 32,
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "smollm",
-        "tokenizer.ggml.tokens": ["<s>", "a", "b", "ab"],
-        "tokenizer.ggml.token_type": [3, 1, 1, 1],
-        "tokenizer.ggml.merges": ["a b"],
-        "tokenizer.ggml.eos_token_id": 0,
-        "tokenizer.chat_template": "{{ messages }}",
-    }
-    entries, data = gguf_tensors(tensors)
-    return gguf_bytes([gguf_key(name, value) for name, value in metadata.items()], entries, data)
 
 
 def _module(kind: str, path: str) -> dict[str, Any]:
@@ -432,7 +413,7 @@ TARGETS: Mapping[str, Target] = {
         ("model.safetensors",),
     ),
     "index": Target(_INDEXED, lambda folder: _read(open_checkpoint(folder)), ("model.safetensors.index.json",)),
-    "gguf": Target({"a.gguf": _gguf()}, lambda folder: _read(open_gguf(folder / "a.gguf")), ("a.gguf",)),
+    "gguf": Target({"a.gguf": mixed_gguf(1)[0]}, lambda folder: _read(open_gguf(folder / "a.gguf")), ("a.gguf",)),
     "config": Target({**_LLAMA, "tokenizer.json": b"{}"}, _planned, ("config.json",)),
     "sentence-transformers": Target(
         _SENTENCES, lambda folder: open_checkpoint(folder), tuple(name for name in _SENTENCES if "oken" not in name)
