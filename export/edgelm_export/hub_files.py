@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from edgelm.errors import CheckpointError
 from edgelm_export.checkpoint.files import CONVERT_PICKLE, PICKLE_SUFFIXES
+from edgelm_export.wording import listed
 
 _CONFIG = "config.json"
 _SINGLE = "model.safetensors"
@@ -63,9 +64,8 @@ def wanted_files(names: Collection[str], file: str | None, repository: str) -> t
     if len(ggufs) == 1:
         return [], ggufs
     if ggufs:
-        shown = ", ".join(ggufs[:12]) + (f" and {len(ggufs) - 12} more" if len(ggufs) > 12 else "")
         raise CheckpointError(
-            f"{repository} holds {len(ggufs)} .gguf files: name one as {repository}:FILE, from {shown}"
+            f"{repository} holds {len(ggufs)} .gguf files: name one as {repository}:FILE, from {listed(ggufs, ', ', 12)}"
         )
     raise CheckpointError(_nothing_to_read(names, repository))
 
