@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -13,6 +11,7 @@ from edgelm.errors import GenerationError, InvalidOption
 from edgelm.generation import Chunk
 from edgelm.generation_config import GenerationConfig, option_fields
 from edgelm.metrics import Metrics
+from edgelm.replacing import replacing
 
 _FORMAT = "edgelm-chat-1"
 _ROLES = ("user", "assistant")
@@ -135,14 +134,9 @@ class Conversation:
             "messages": self.messages,
         }
         try:
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            try:
-                with open(handle, "w", encoding="utf-8") as file:
-                    json.dump(content, file, ensure_ascii=False, indent=1)
-                    file.write("\n")
-                os.replace(name, path)
-            finally:
-                Path(name).unlink(missing_ok=True)
+            with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+                json.dump(content, file, ensure_ascii=False, indent=1)
+                file.write("\n")
         except OSError as error:
             raise GenerationError(f"{path} cannot be written: {error.strerror}; choose another file") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from edgelm.generation_config import GenerationConfig, unsupported_keys
 from edgelm.package import PROBES, Manifest, sha256
 from edgelm.providers import Provider
 from edgelm.tasks import EncoderFacts
-from edgelm_export.adapters import merged_entries
 from edgelm_export.assemble import Form
 from edgelm_export.blocks.cache import cache_geometry
 from edgelm_export.blocks.encoder import has_token_types
@@ -23,8 +23,8 @@ from edgelm_export.task import Task
 from edgelm_export.write import write_probes
 
 
-def describe_export(model: Model, recipe: Recipe, provider: Provider, source: Source) -> Manifest:
-    """The manifest of a package to be written; its files, and later its quality figures, are still to be filled in.
+def describe_export(model: Model, recipe: Recipe, provider: Provider) -> Manifest:
+    """The manifest of a package to be written; its source, its files, and later its quality figures are still to be filled in.
 
     Raises:
         UnsupportedConfig: generation settings that no generation could use.
@@ -45,7 +45,7 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
         device=provider.name,
         precision=recipe.name,
         recipe=recipe.as_manifest(),
-        source=source_entry(source, model.checkpoint) | merged_entries(model.adapters),
+        source={},
         files={},
         generation=generation,
         quality={},
@@ -116,14 +116,23 @@ def generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
     return defaults
 
 
-def source_entry(source: Source, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Where a checkpoint comes from, with the digest of every file of it."""
+def source_files(checkpoint: Checkpoint) -> dict[str, Path]:
+    """Every file of a checkpoint by its name in the manifest."""
     folder = checkpoint.files[0].parent
-    files = {file.relative_to(folder).as_posix(): file for file in checkpoint.files}
+    return {file.relative_to(folder).as_posix(): file for file in checkpoint.files}
+
+
+def undigested(source: Source, checkpoint: Checkpoint) -> dict[str, Path]:
+    """Those of them whose digests are not known: what was fetched was checked against its own, and need not be read once more."""
+    return {name: file for name, file in source_files(checkpoint).items() if name not in source.sha256}
+
+
+def source_entry(source: Source, checkpoint: Checkpoint, known: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Where a checkpoint comes from, with the digest of every file of it; `known` has those of `undigested` files."""
+    digests = {**source.sha256, **(known or {})}
     return {
         "id": source.id,
         "revision": source.revision,
         "format": checkpoint.format,
-        # What was fetched was checked against these digests, so it need not be read once more.
-        "files": {name: source.sha256.get(name) or sha256(file) for name, file in files.items()},
+        "files": {name: digests.get(name) or sha256(file) for name, file in source_files(checkpoint).items()},
     }

@@ -11,7 +11,7 @@ from typing import Any
 from edgelm.errors import InvalidOption
 from edgelm.package import Package
 from edgelm.providers import PROVIDERS, Provider
-from edgelm_export.adapters import check_base, open_adapters, write_adapters
+from edgelm_export.adapters import check_base, merged_entries, open_adapters, write_adapters
 from edgelm_export.assemble import plan
 from edgelm_export.budgeted import Budget, read_budget, survey, within_budget
 from edgelm_export.calibration import calibrated
@@ -20,7 +20,7 @@ from edgelm_export.cost import Cost
 from edgelm_export.evaluation import choose_text
 from edgelm_export.float_graph import RESIDENT, WORKSPACE, FloatGraph
 from edgelm_export.hand_over import hand_over, is_handed_over
-from edgelm_export.manifest import describe_export, form_entry
+from edgelm_export.manifest import describe_export, form_entry, source_entry, undigested
 from edgelm_export.memory_bound import MemoryBound
 from edgelm_export.model import Model, check_tied_head, understand
 from edgelm_export.quality_page import with_quality
@@ -30,6 +30,7 @@ from edgelm_export.sizes import read_size
 from edgelm_export.sources import resolve_source
 from edgelm_export.traffic import weight_bytes_per_step
 from edgelm_export.verify import recorded_run, verify
+from edgelm_export.workers import Digests
 from edgelm_export.write import (
     check_space,
     check_target,
@@ -134,15 +135,20 @@ def _export(
     check_space(target, planned.nbytes)
     bound.check(planned.largest_piece)
     with cost.of("digests"):
-        manifest = describe_export(model, recipe, providers[0], found)
-    with package_folder(target, force=options.force) as folder, FloatGraph(model, folder.parent, say, bound) as graph:
+        manifest = describe_export(model, recipe, providers[0])
+    with (
+        package_folder(target, force=options.force) as folder,
+        FloatGraph(model, folder.parent, say, bound) as graph,
+        Digests(undigested(found, checkpoint)) as source_digests,
+    ):
         write_texts(model.checkpoint, folder)
 
         def write(recipe: Recipe) -> Package:
             plan(model, recipe, *providers)
             recipe = recipe.used()
+            data_digests: dict[str, str] = {}
             with cost.of("writing"):
-                assembly = write_programs(model, recipe, providers, folder)
+                assembly = write_programs(model, recipe, providers, folder, sha256s=data_digests)
             own, *others = assembly.forms
             parts = {
                 "probes": write_probes(own.programs.values(), own.provider, folder),
@@ -153,7 +159,8 @@ def _export(
             written = replace(manifest, precision=recipe.name, recipe=recipe.as_manifest(), **parts)
             del recipe  # what it knows of the inputs takes memory that verification needs
             with cost.of("digests"):
-                written = replace(written, files=digests(folder))
+                source = source_entry(found, checkpoint, source_digests.result()) | merged_entries(adapters)
+                written = replace(written, source=source, files=digests(folder, known=data_digests))
             written.save(folder)
             if options.verify:
                 with cost.of("verifying"):
