@@ -10,7 +10,8 @@ import click
 
 from edgelm.api import exporter
 from edgelm.cli.facts import package_facts
-from edgelm.package import MANIFEST, Package
+from edgelm.manifest import MANIFEST
+from edgelm.package import Package
 from edgelm.quality_card import screen
 
 

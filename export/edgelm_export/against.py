@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.errors import InvalidOption, VerificationError
-from edgelm.package import OPTIMUM, Package
+from edgelm.manifest import OPTIMUM
+from edgelm.package import Package
 from edgelm.providers import Provider
 from edgelm_export.checkpoint import open_checkpoint
 from edgelm_export.evaluation import choose_text

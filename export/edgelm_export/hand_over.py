@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgelm import __version__, tasks
 from edgelm.errors import InvalidOption, UnsupportedConfig
-from edgelm.package import OPTIMUM, Manifest, Package
+from edgelm.manifest import OPTIMUM, Manifest
+from edgelm.package import Package
 from edgelm.providers import PROVIDERS
 from edgelm.session import Program
 from edgelm_export import optimum

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgelm.package import Manifest
+from edgelm.manifest import Manifest
 from edgelm.providers import Provider
 from edgelm.session import Program
 from edgelm_export.feeds import text_feeds

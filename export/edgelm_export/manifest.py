@@ -8,7 +8,8 @@ from typing import Any
 
 from edgelm import __version__
 from edgelm.generation_config import GenerationConfig, unsupported_keys
-from edgelm.package import PROBES, Manifest, sha256
+from edgelm.manifest import PROBES, Manifest
+from edgelm.package import sha256
 from edgelm.providers import Provider
 from edgelm.tasks import EncoderFacts
 from edgelm_export.adapters import merged_entries

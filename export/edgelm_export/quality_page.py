@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from edgelm.package import Manifest
+from edgelm.manifest import Manifest
 from edgelm.quality_card import remarks, table, text_name
 from edgelm_export.write import digests
 
