@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from edgelm.adapters import KeptAdapter
 from edgelm.errors import ManifestError
@@ -43,6 +43,7 @@ class Manifest:
     generation: Mapping[str, Any]
     quality: Mapping[str, Any]
     versions: Mapping[str, str]
+    activations: str = "float32"  # dtype of hidden states, as NumPy spells it
     encoder: EncoderFacts | None = None  # of an encoder
     weight_bytes_per_step: int | None = None  # what a decode step reads of the data file; looked-up rows do not count
     probes: Mapping[str, Mapping[str, Any]] = field(
@@ -50,7 +51,7 @@ class Manifest:
     )  # output of probes.onnx -> {"operator", "tolerance"}: a known answer of an operator, see known_answers.py
     forms: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict[str, Mapping[str, Any]]
-    )  # other device -> its {"programs", "cache", "probes"} in place of these; they share the weights
+    )  # other device -> what differs there: "programs", "cache", "activations", "probes", "quality", "recorded_run"
     recorded_run: Mapping[str, Any] = field(default_factory=dict[str, Any])  # to be repeated, see recorded_run.py
     adapters: Mapping[str, KeptAdapter] = field(default_factory=dict[str, KeptAdapter])  # kept apart, by name
     notes: tuple[str, ...] = ()
@@ -64,20 +65,28 @@ class Manifest:
         return (self.device, *self.forms)
 
     def on(self, device: str) -> Manifest:
-        """The manifest of the programs for one of `devices`; the recorded run is of the first."""
+        """The manifest of the programs for one of `devices`."""
         if device == self.device:
             return self
         form = self.forms[device]
-        cache = form["cache"]
+        cache = None if form["cache"] is None else CacheGeometry.from_manifest(form["cache"])
         return replace(
             self,
             device=device,
             programs=form["programs"],
             probes=form["probes"],
-            cache=None if cache is None else CacheGeometry.from_manifest(cache),
+            cache=cache,
+            activations=activations_of(form, cache),
             forms={},
-            recorded_run={},
+            quality=form.get("quality", {}),
+            recorded_run=form.get("recorded_run", {}),
         )
+
+    def measured(self, device: str, **found: Mapping[str, Any]) -> Manifest:
+        """The same with another `quality` or `recorded_run` of the programs for one of `devices`."""
+        if device == self.device:
+            return replace(self, **cast("dict[str, Any]", found))
+        return replace(self, forms={**self.forms, device: {**self.forms[device], **found}})
 
     @property
     def kv_cache(self) -> CacheGeometry:
@@ -132,6 +141,18 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Writes it into a package folder."""
         (folder / MANIFEST).write_text(self.to_json(), encoding="utf-8", newline="\n")
+
+
+def activations_of(values: Mapping[str, Any], cache: CacheGeometry | None) -> str:
+    """The dtype of activations that a manifest, or a form of it, names; the cache's where the key is missing.
+
+    Raises:
+        TypeError: it is no name.
+    """
+    named = values.get("activations", "float32" if cache is None else cache.dtype)
+    if not isinstance(named, str):
+        raise TypeError("activations is no name of a dtype")
+    return named
 
 
 def form_file(name: str, device: str) -> str:

@@ -76,6 +76,10 @@ def remarks(quality: Quality) -> list[str]:
     """What a card says beside its table, a sentence each."""
     said = [f"{item['name']} {item['relative_error']:.1%}" for item in quality.get("layers", ())]
     lines = [f"largest errors of blocks: {', '.join(said)}"] if said else []
+    if "ran_on" in quality:
+        lines.append(
+            f"measured with the kernels of {quality['ran_on']}; edgelm verify --against the checkpoint measures those of its own device"
+        )
     if "steps_against_prefill" in quality:
         lines.append(f"decode steps differ from prefill by {quality['steps_against_prefill']:.1e} of the largest logit")
     if "float_against_original" in quality:

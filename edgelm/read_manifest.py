@@ -10,7 +10,18 @@ from typing import Any, TypeVar, cast
 
 from edgelm.adapters import KeptAdapter
 from edgelm.errors import DigestError, ManifestError, VersionError
-from edgelm.manifest import EDGELM, FORMAT_VERSION, MANIFEST, OPTIMUM, PROBES, SEAL, Manifest, form_file, is_sealed
+from edgelm.manifest import (
+    EDGELM,
+    FORMAT_VERSION,
+    MANIFEST,
+    OPTIMUM,
+    PROBES,
+    SEAL,
+    Manifest,
+    activations_of,
+    form_file,
+    is_sealed,
+)
 from edgelm.signature import CacheGeometry
 from edgelm.tasks import EncoderFacts
 
@@ -59,6 +70,7 @@ _OPTIONAL = (
     "format_version",
     "exporter",
     "cache",
+    "activations",
     "encoder",
     "probes",
     "forms",
@@ -102,6 +114,7 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
     adapters = _read_part(values, "adapters", partial(_adapters, files=values["files"]), file) or {}
     parts: dict[str, Any] = {
         "cache": cache,
+        "activations": _activations(values, cache, file),
         "encoder": encoder,
         "weight_bytes_per_step": step,
         "probes": probes,
@@ -111,6 +124,13 @@ def _manifest_from(values: dict[str, Any], file: Path) -> Manifest:
     }
     notes = tuple(map(str, values["notes"]))
     return Manifest(**known, **parts, notes=notes, exporter=exporter, extra=extra)
+
+
+def _activations(values: dict[str, Any], cache: CacheGeometry | None, file: Path) -> str:
+    try:
+        return activations_of(values, cache)
+    except TypeError as error:
+        raise ManifestError(f"{file}: {error}; export the package again") from error
 
 
 Part = TypeVar("Part")
@@ -147,8 +167,10 @@ def _forms(values: dict[str, Any], files: Mapping[str, Any]) -> dict[str, dict[s
                 raise ValueError(
                     f"program {name!r} for {device} names {program}, which is not among the package's files"
                 )
-        if form["cache"] is not None:
-            CacheGeometry.from_manifest(form["cache"])
+        activations_of(form, None if form["cache"] is None else CacheGeometry.from_manifest(form["cache"]))
+        for key in ("quality", "recorded_run"):
+            if not isinstance(form.get(key, {}), dict):
+                raise TypeError(f"the {key} for {device} is no object")
         _probes(form["probes"], files, form_file(PROBES, device))
     return values
 

@@ -116,12 +116,12 @@ class Program:
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Those outputs of the graph, in memory of their own; several threads may run at once."""
-        if _BFLOAT16 not in (self.types[name] for name in outputs):
+        if _BFLOAT16 not in (self.types[name] for name in (*feeds, *outputs)):
             with self._explained():
                 return self.session.run(list(outputs), dict(feeds))
         io = self.session.io_binding()
         for name, array in feeds.items():
-            io.bind_ortvalue_input(name, value(array))
+            io.bind_ortvalue_input(name, value(array, self.types[name]))
         for name in outputs:
             io.bind_output(name)
         with self._explained():

@@ -111,7 +111,10 @@ def describe(package: Package) -> str:
     lines = [
         f"{package.path}: {m.architecture} for {m.task}, {m.parameters / 1e6:,.1f} M parameters, {m.precision}, "
         f"{package.size / 1e6:,.1f} MB",
-        *(f"  {line}" for line in screen(m.quality)),
     ]
+    for device in m.devices:
+        if m.forms:
+            lines.append(f"  for {device}:")
+        lines.extend(f"  {line}" for line in screen(m.on(device).quality))
     lines.extend(f"  note: {note}" for note in m.notes)
     return "\n".join(lines)
