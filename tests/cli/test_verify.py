@@ -80,7 +80,16 @@ def test_what_was_measured_is_recorded_where_that_is_asked_for(checkpoint: Path,
     package.verify_digests()
     assert package.manifest.quality["prefill"]["mean_kld"] > 0
     assert package.manifest.on("cuda").quality == {}
-    assert run(out).stdout.splitlines()[-1].split()[1:] == ["recorded", "run", "24", "of", "24", "outputs", "as", "recorded"]
+    assert run(out).stdout.splitlines()[-1].split()[1:] == [
+        "recorded",
+        "run",
+        "24",
+        "of",
+        "24",
+        "outputs",
+        "as",
+        "recorded",
+    ]
     assert run(out, "--record").exit_code == 2
 
 
