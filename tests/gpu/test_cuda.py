@@ -24,6 +24,8 @@ from tests.architectures.seq2seq_goldens import golden_checkpoint as seq2seq_che
 from tests.golden.cases import golden_cases
 from tests.golden.encoder_cases import encoder_golden_cases
 from tests.golden.seq2seq_cases import seq2seq_golden_cases
+from tests.gpu import list_schemas
+from tests.gpu.kernel_rules import REFUSALS, SCHEMAS
 from tests.gpu.stand_in import build, libraries, tools
 
 GOLDENS = Path(__file__).parents[1] / "golden"
@@ -206,6 +208,17 @@ def test_arrays_on_the_device_do_what_those_of_numpy_do(run: Run) -> None:
 @needs_tools
 def test_the_cache_on_the_device_does_what_the_one_on_the_host_does(run: Run) -> None:
     assert run("-c", CACHES).stdout.strip().endswith("equal")
+
+
+def test_kernels_refuse_in_the_words_of_the_table() -> None:
+    binary = (libraries() / "libonnxruntime_providers_cuda.so").read_bytes()
+    said = [rule.says for kernel in REFUSALS.values() for rule in kernel.rules]
+    assert [text for text in said if text.encode() not in binary] == []
+
+
+def test_operators_take_what_the_table_says() -> None:
+    listed = [line for line in SCHEMAS.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    assert list_schemas.schemas() == listed
 
 
 def walk(run: Run, folders: list[Path]) -> dict[str, Any]:
