@@ -99,6 +99,13 @@ def screen(quality: Quality) -> list[str]:
     return [head, *(_aligned(row, widths) for row in rows), *remarks(quality)]
 
 
+def screens(cards: Mapping[str, Quality]) -> list[str]:
+    """The cards of programs by their device, one below the other; a single one goes without the name."""
+    if len(cards) == 1:
+        return [line for quality in cards.values() for line in screen(quality)]
+    return [line for device, quality in cards.items() for line in (f"for {device}:", *screen(quality))]
+
+
 def text_name(quality: Quality) -> str:
     """What the card was measured on, in words."""
     name = quality.get("text", {}).get("name", "built-in")
