@@ -9,7 +9,8 @@ from typing import Any
 
 from edgelm import __version__
 from edgelm.generation_config import GenerationConfig, unsupported_keys
-from edgelm.package import PROBES, Manifest, sha256
+from edgelm.manifest import PROBES, Manifest
+from edgelm.package import sha256
 from edgelm.providers import Provider
 from edgelm.tasks import EncoderFacts
 from edgelm_export.assemble import Form
@@ -43,6 +44,7 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider) -> Manifes
         vocab_size=model.target_vocab_size,
         parameters=model.checkpoint.parameters,
         device=provider.name,
+        activations=provider.activation_dtype,
         precision=recipe.name,
         recipe=recipe.as_manifest(),
         source={},
@@ -58,7 +60,7 @@ def form_entry(model: Model, form: Form, folder: Path) -> dict[str, Any]:
     """What the manifest says of the programs for a further provider, whose probes are written into `folder`."""
     probes = write_probes(form.programs.values(), form.provider, folder, form.file(PROBES))
     cache = None if model.family == "encoder" else cache_geometry(model.config, form.provider).as_manifest()
-    return {"programs": form.files, "cache": cache, "probes": probes}
+    return {"programs": form.files, "cache": cache, "activations": form.provider.activation_dtype, "probes": probes}
 
 
 def encoder_facts(model: Model, recipe: Recipe) -> EncoderFacts:

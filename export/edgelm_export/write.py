@@ -16,7 +16,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.errors import CheckpointError, PackageError
-from edgelm.package import MANIFEST, PROBES, sha256
+from edgelm.manifest import MANIFEST, PROBES
+from edgelm.package import sha256
 from edgelm.progress import progress
 from edgelm.providers import Provider
 from edgelm.replacing import umask
