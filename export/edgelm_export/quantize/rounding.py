@@ -81,7 +81,7 @@ class Blocks:
         self.values = values
         self.top = np.float32((1 << bits) - 1)
         self.size = np.float32(len(values))
-        self.sum, self._squares = sums or (_dots(values, np.ones_like(values)), _dots(values, values))
+        self.sum, self._squares = sums or (_sums(values), _dots(values, values))
         self._codes = np.empty_like(values)
         self._bits = bits
 
@@ -264,11 +264,19 @@ def _codes(values: Array, scale: Array, zero: Array, top: np.float32, out: Array
     return np.clip(out, np.float32(0), top, out=out)
 
 
+def _sums(a: Array) -> Array:
+    """Sums over each block."""
+    return _not_alone(a).sum(0)[: a.shape[1]]
+
+
 def _dots(a: Array, b: Array) -> Array:
-    """Sums of a * b over each block. NumPy adds in another order when there is one only, and its neighbours must not matter."""
-    if a.shape[1] != 1:
-        return np.einsum("ij,ij->j", a, b)
-    return np.einsum("ij,ij->j", np.repeat(a, 2, axis=1), np.repeat(b, 2, axis=1))[:1]
+    """Sums of a * b over each block."""
+    return np.einsum("ij,ij->j", _not_alone(a), _not_alone(b))[: a.shape[1]]
+
+
+def _not_alone(a: Array) -> Array:
+    """A lone block twice: NumPy adds in another order when there is only one, and a block's neighbours must not matter."""
+    return a if a.shape[1] != 1 else np.repeat(a, 2, axis=1)
 
 
 def _storable(scale: Array) -> Array:
