@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 
 from edgelm.errors import InvalidOption
+from edgelm_export import workers
 from edgelm_export.quantize import rounding
 from edgelm_export.quantize.formats import FORMATS, Format, Quantized, find_format, with_block_size
 
@@ -250,6 +251,27 @@ def test_a_row_does_not_depend_on_its_neighbours(form: Format) -> None:
         if whole.zero_points is not None:
             assert part.zero_points is not None
             assert np.array_equal(part.zero_points, whole.zero_points[start:stop])
+
+
+@pytest.mark.parametrize("name", ["int8-b128", "int4-b32", "int4-b32-asym", "int4-b32-affine"])
+def test_threads_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    form, rows = find_format(name), weights(2500, 512)
+    found: list[Quantized] = []
+    for count in (1, 3):
+        monkeypatch.setattr(workers, "threads", lambda count=count: count)
+        found.append(form.quantize(rows))
+    one, three = found
+    assert np.array_equal(one.packed, three.packed)
+    assert np.array_equal(one.scales, three.scales)
+
+
+@pytest.mark.parametrize("zero", [0.0, 8.0, 7.3])
+def test_the_error_of_a_grid_follows_from_three_sums(zero: float) -> None:
+    blocks = weights(32, 50)
+    scale = np.linspace(0.1, 0.5, 50, dtype=np.float32)
+    tried = rounding.Blocks(blocks, 4)
+    fit = tried.fit(scale, np.full(50, zero, np.float32))
+    np.testing.assert_allclose(fit.error, block_errors(blocks, tried.rounded(fit)), rtol=1e-4)
 
 
 @pytest.mark.parametrize("form", INTEGERS, ids=lambda form: form.name)

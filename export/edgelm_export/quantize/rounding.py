@@ -81,7 +81,7 @@ class Blocks:
         self.values = values
         self.top = np.float32((1 << bits) - 1)
         self.size = np.float32(len(values))
-        self.sum, self._squares = sums or (_dots(values, np.ones_like(values)), _dots(values, values))
+        self.sum, self._squares = sums or (_sums(values), _dots(values, values))
         self._codes = np.empty_like(values)
         self._bits = bits
 
@@ -94,11 +94,17 @@ class Blocks:
         codes = self.codes(scale, zero)
         total = codes.sum(0)
         squares, products = _dots(codes, codes), _dots(codes, self.values)
-        error = scale * (squares - zero * (total + total - self.size * zero))
-        error -= 2 * (products - zero * self.sum)
+        spread, product = self.about(zero, total, squares, products)
+        error = scale * spread
+        error -= product + product
         error *= scale
         error += self._squares
         return Fit(scale, zero, error, total, squares, products)
+
+    def about(self, zero: Array, codes: Array, squares: Array, products: Array) -> tuple[Array, Array]:
+        """Sums of (q - zero)^2 and of (q - zero) * w, from those of q, q^2 and q * w."""
+        spread = np.subtract(squares, zero * (codes + codes - self.size * zero))
+        return spread, np.subtract(products, zero * self.sum)
 
     def at(self, chosen: npt.NDArray[np.intp]) -> Blocks:
         """Some of the blocks."""
@@ -119,7 +125,9 @@ def symmetric(values: Array, bits: int) -> Rounded:
     zero = np.full(values.shape[1], half, np.float32)
     blocks = Blocks(values, bits)
     lowest = _largest(values, low, high) / np.float32(-half)
-    starts = [(_storable(lowest * np.float32(f)), zero) for f in (1.0, _narrower(blocks), -half / (half - 1))]
+    narrower = _narrower(blocks)
+    parts = (1.0, narrower, -half / (half - 1), *([0.93 * narrower] if blocks.size > _SMALL else []))
+    starts = [(_storable(lowest * np.float32(part)), zero) for part in parts]
     return blocks.rounded(_search(blocks, starts, _refit_scale))
 
 
@@ -143,13 +151,13 @@ def round_to(values: Array, bits: int, scale: Array, zero: Array | None = None) 
     """Round to nearest on a given grid, its scale as float16; zero point 2^(bits-1) by default."""
     half = np.full_like(scale, 1 << (bits - 1))
     scale, zero = _storable(scale), half if zero is None else zero
-    return Rounded(scale, zero, _codes(values, scale, zero, (1 << bits) - 1, np.empty_like(values)))
+    return Rounded(scale, zero, _codes(values, scale, zero, np.float32((1 << bits) - 1), np.empty_like(values)))
 
 
 def _affine(blocks: Blocks, low: Array, high: Array) -> Fit:
     best = _search(blocks, _starts(low, high, blocks), _refit_scale_and_zero)
     for empty in (1, 2):
-        scale = _storable((high - low) / (blocks.top - np.float32(empty)))
+        scale = _storable(np.divide(high - low, blocks.top - np.float32(empty)))
         zero = -low * _inverse(scale)
         own = _on_grid(blocks.values, scale, zero)
         if not own.size:
@@ -191,8 +199,8 @@ def _largest(values: Array, low: Array, high: Array) -> Array:
 def _starts(low: Array, high: Array, blocks: Blocks) -> Iterator[Grid]:
     """The range of each block, and a little less of it around the middle."""
     for part in (1.0, _narrower(blocks)):
-        scale = _storable((high - low) * np.float32(part) / blocks.top)
-        yield scale, (blocks.top - (low + high) * _inverse(scale)) / np.float32(2)
+        scale = _storable(np.divide((high - low) * np.float32(part), blocks.top))
+        yield scale, (blocks.top - (low + high) * _inverse(scale)) * np.float32(0.5)
 
 
 def _narrower(blocks: Blocks) -> float:
@@ -231,9 +239,8 @@ def _refined(blocks: Blocks, best: Fit, refit: Callable[[Blocks, Fit], Grid], ro
 
 def _refit_scale(blocks: Blocks, best: Fit) -> Grid:
     """Least squares for the scale, codes and zero point held."""
-    zero = best.zero
-    squares = best.squares - zero * (best.codes + best.codes - blocks.size * zero)
-    return _storable((best.products - zero * blocks.sum) * _inverse(squares)), zero
+    spread, product = blocks.about(best.zero, best.codes, best.squares, best.products)
+    return _storable(product * _inverse(spread)), best.zero
 
 
 def _refit_scale_and_whole_zero(blocks: Blocks, best: Fit) -> Grid:
@@ -245,23 +252,31 @@ def _refit_scale_and_whole_zero(blocks: Blocks, best: Fit) -> Grid:
 def _refit_scale_and_zero(blocks: Blocks, best: Fit) -> Grid:
     """Least squares for scale and zero point, codes held: the line through (code, weight)."""
     # The slope is rounded to what is stored before the intercept is set, so that the intercept can make up for it.
-    code, weight = best.codes / blocks.size, blocks.sum / blocks.size
+    code, weight = np.divide(best.codes, blocks.size), np.divide(blocks.sum, blocks.size)
     slope = _storable((best.products - code * blocks.sum) * _inverse(best.squares - code * best.codes))
     return slope, code - weight * _inverse(slope)
 
 
-def _codes(values: Array, scale: Array, zero: Array, top: float, out: Array) -> Array:
+def _codes(values: Array, scale: Array, zero: Array, top: np.float32, out: Array) -> Array:
     np.multiply(values, _inverse(scale), out=out)
     out += zero
     np.rint(out, out=out)
-    return np.clip(out, np.float32(0), np.float32(top), out=out)
+    return np.clip(out, np.float32(0), top, out=out)
+
+
+def _sums(a: Array) -> Array:
+    """Sums over each block."""
+    return _not_alone(a).sum(0)[: a.shape[1]]
 
 
 def _dots(a: Array, b: Array) -> Array:
-    """Sums of a * b over each block. NumPy adds in another order when there is one only, and its neighbours must not matter."""
-    if a.shape[1] != 1:
-        return np.einsum("ij,ij->j", a, b)
-    return np.einsum("ij,ij->j", np.repeat(a, 2, axis=1), np.repeat(b, 2, axis=1))[:1]
+    """Sums of a * b over each block."""
+    return np.einsum("ij,ij->j", _not_alone(a), _not_alone(b))[: a.shape[1]]
+
+
+def _not_alone(a: Array) -> Array:
+    """A lone block twice: NumPy adds in another order when there is only one, and a block's neighbours must not matter."""
+    return a if a.shape[1] != 1 else np.repeat(a, 2, axis=1)
 
 
 def _storable(scale: Array) -> Array:
@@ -271,7 +286,7 @@ def _storable(scale: Array) -> Array:
 
 def _inverse(scale: Array) -> Array:
     """1 / scale, and 0 where scale is 0: a block of zeros has scale 0."""
-    return np.float32(1) / np.where(scale == 0, np.float32(np.inf), scale)
+    return np.divide(np.float32(1), np.where(scale == 0, np.float32(np.inf), scale))
 
 
 def _whole(zero: Array, top: np.float32) -> Array:
