@@ -45,6 +45,7 @@ def load(
     *,
     max_batch: int | None = None,
     prefix_cache_mib: int | None = None,
+    draft_model: str | Path | None = None,
     provider_options: Mapping[str, str] | None = None,
 ) -> Any:
     """Loads a package.
@@ -58,6 +59,8 @@ def load(
             taken as sequences grow, so a large value costs nothing by itself.
         max_batch: of a decoder: most requests that are answered at the same time (8); the others wait.
         prefix_cache_mib: of a decoder: most memory for what earlier requests computed, in MiB (512); 0 keeps nothing.
+        draft_model: of a decoder: the package of a smaller one with the same vocabulary, which guesses tokens that this one
+            verifies, several in one step; the text is the same (speculative decoding).
         provider_options: of ONNX Runtime's execution provider, such as {"gpu_mem_limit": "4000000000"}, bytes that CUDA's weights and
             activations may take; the KV cache comes beside them.
 
@@ -79,9 +82,20 @@ def load(
         raise ManifestError(f"{opened.path} is of family {family!r}; this edgelm runs {' and '.join(kinds)}, update it")
     provider = find_provider(device, package_devices=opened.manifest.devices, options=provider_options)
     options = {"max_batch": max_batch, "prefix_cache_mib": prefix_cache_mib}
-    given = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if draft_model is not None:
+        given["draft_model"] = draft_model
     if given and family != "decoder":
         raise InvalidOption(f"{' and '.join(given)}: only a decoder takes that, and {opened.path} is an {family}")
+    if draft_model is not None:
+        drafts = Package.open(find_package(draft_model))
+        if drafts.manifest.family != "decoder":
+            raise InvalidOption(
+                f"draft_model {drafts.path} is an {drafts.manifest.family}: only a decoder can guess for another one"
+            )
+        runs = find_provider(device, package_devices=drafts.manifest.devices, options=provider_options).taking_turns()
+        given["draft_model"] = DecoderModel(drafts.on(runs.runs), runs, threads=threads)
+        provider = provider.taking_turns()
     return kinds[family](opened.on(provider.runs), provider, threads=threads, max_length=max_length, **given)
 
 

@@ -101,6 +101,11 @@ class StaticKVCache:
         """Whether a row could go back to `length` positions."""
         return self._lost(row, length) is None
 
+    def undoable(self, length: int, most: int) -> int:
+        """How many positions a row of `length` could go on, `most` at most, and come back from: no window moves meanwhile."""
+        windows = {layer.window: layer for layer in self._geometry.layers if layer.window is not None}.values()
+        return min([most, *[first_position(layer, length) + capacity(layer, 0) - length for layer in windows]])
+
     def reorder(self, parents: Sequence[int]) -> None:
         """Row i goes on from what row parents[i] holds; the batch becomes len(parents) rows.
 

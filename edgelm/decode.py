@@ -50,6 +50,7 @@ class Decoder:
         self._geometry = geometry
         self._memory = memory
         self._step: _Call | None = None
+        self._verification: _Call | None = None
         self.vocab_size = vocab_size
         self.cache = StaticKVCache(geometry, batch, limit, program.memory)
         self.ids: list[list[int]] = [[] for _ in range(batch)]
@@ -107,8 +108,9 @@ class Decoder:
             for row in range(len(ids)):
                 self._feed_again(row, 1)
         lengths = self.cache.lengths
-        moved = self.cache.reserve(max(lengths) + 1)
-        if self._step is None or moved:
+        if self.cache.reserve(max(lengths) + 1):
+            self._unbind()
+        if self._step is None:
             self._step = self._call((0, self.batch), (1, 1), repeats=True)
         self._step.input_ids[:, 0] = ids
         self._step.run(lengths, 1, self._flags(0, self.batch))
@@ -116,6 +118,26 @@ class Decoder:
             self.cache.advance(row, 1)
             self.ids[row].append(token)
         return self._step.logits[:, 0]
+
+    def undoable(self, most: int) -> int:
+        """How many tokens the only row could be fed after its next one and forget again; `most` at most."""
+        length = len(self.ids[0]) + 1
+        if self._long is not None:
+            most = self._long.room(length, most)
+        return self.cache.undoable(length, most)
+
+    def verify(self, ids: Sequence[int]) -> Logits:
+        """Feeds the only row several tokens in one call; returns the logits [tokens, vocab_size] after each.
+
+        They lie in a buffer that the next call overwrites, for calls of one length share what is bound.
+        """
+        self._feed_again(0, len(ids))
+        count = len(ids)
+        if self.cache.reserve(self.cache.lengths[0] + count):
+            self._unbind()
+        if self._verification is None or self._verification.input_ids.shape[1] != count:
+            self._verification = self._call((0, 1), (count, count))
+        return self._run(self._verification, 0, ids)
 
     def reorder(self, parents: Sequence[int]) -> None:
         """Row i goes on from where row parents[i] is; there may be fewer rows than before, or more."""
@@ -128,7 +150,7 @@ class Decoder:
             self._long.reorder(parents)
         moved = self._memory is not None and self._memory.reorder(parents)
         if moved or len(parents) != before:
-            self._step = None
+            self._unbind()
 
     def allow(self, limit: int) -> None:
         """Rows may take so many positions from now on."""
@@ -163,7 +185,7 @@ class Decoder:
     def detach(self, row: int) -> Decoder:
         """A decoder of one row for a row that leaves: this very decoder if it has room for no other, else a copy."""
         if self.cache.room == 1:
-            self._step = None
+            self._unbind()
             return self
         return self.copy(row, len(self.ids[row]))
 
@@ -173,7 +195,7 @@ class Decoder:
         self.ids += other.ids
         if self._long is not None and other._long is not None:
             self._long.append(other._long)
-        self._step = None
+        self._unbind()
         return self.batch - 1
 
     def held(self, row: int) -> list[Any]:
@@ -210,14 +232,22 @@ class Decoder:
         """Feeds a row up to PREFILL_CHUNK tokens; returns the logits [asked, vocab_size] after the last ones."""
         count = len(ids)
         if self.cache.reserve(self.cache.lengths[row] + count):
-            self._step = None
-        call = self._call((row, row + 1), (count, asked))
+            self._unbind()
+        return self._run(self._call((row, row + 1), (count, asked)), row, ids)
+
+    def _run(self, call: _Call, row: int, ids: Sequence[int]) -> Logits:
+        """Feeds a row by a call of as many tokens; returns the logits of those that the call asks for, which are the last."""
+        count, asked = len(ids), call.logits_index.shape[1]
         call.input_ids[0] = ids
         call.logits_index[0] = np.arange(count - asked, count)
         call.run(self.cache.lengths[row : row + 1], count, self._flags(row, row + 1))
         self.cache.advance(row, count)
         self.ids[row] += ids
         return call.logits[0]
+
+    def _unbind(self) -> None:
+        """Buffers or rows are about to be others than those bound."""
+        self._step = self._verification = None
 
     def _call(self, rows: tuple[int, int], shape: tuple[int, int], *, repeats: bool = False) -> _Call:
         past, present = self.cache.rows(*rows)

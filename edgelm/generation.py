@@ -9,13 +9,15 @@ from typing import Any
 from edgelm import search
 from edgelm.beam import BeamSearch, Hypothesis
 from edgelm.constraints import Span, constraints
+from edgelm.draft_model import ASSISTANT_TOKENS, DraftModel
 from edgelm.errors import InvalidOption
 from edgelm.generation_config import GenerationConfig
 from edgelm.logprobs import TokenLogprob, token_logprob
 from edgelm.metrics import Metrics, Recorder
 from edgelm.protocols import Logits, Rows
 from edgelm.sampling import Sampler, processors
-from edgelm.search import Choice
+from edgelm.search import Choice, Draft
+from edgelm.speculation import PromptLookup, Speculation
 from edgelm.stopping import Limits, StopState
 from edgelm.tokenizer import Tokenizer
 
@@ -83,14 +85,19 @@ class Request:
 
 
 def replies(
-    requests: Sequence[Request], config: GenerationConfig, tokenizer: Tokenizer, vocab_size: int, limit: int
+    requests: Sequence[Request],
+    config: GenerationConfig,
+    tokenizer: Tokenizer,
+    vocab_size: int,
+    limit: int,
+    draft_model: DraftModel | None = None,
 ) -> list[Reply]:
     """What is to be generated for each request by a program of that vocabulary, in rows of at most `limit` positions.
 
     Raises:
         InvalidOption: a forced id that the vocabulary does not have.
     """
-    job = _Job(config, tokenizer, vocab_size, limit)
+    job = _Job(config, tokenizer, vocab_size, limit, draft_model)
     return [Reply(job, request) for request in requests]
 
 
@@ -158,6 +165,12 @@ class Reply:
         self.several = config.num_return_sequences > 1
         self.positions = job.span(request).end - 1  # the last token is never fed
 
+    @property
+    def draft(self) -> Draft | None:
+        """Guesses tokens of the only search, if it takes one row and the settings ask for guesses."""
+        line = self.searches[0]
+        return line.draft if self.width == 1 and isinstance(line, _Line) and line.speculates else None
+
     def begin(self, cached_tokens: int) -> None:
         """The prompt is fed from now on, but for so many tokens that are in the cache."""
         for one in self.searches:
@@ -181,7 +194,14 @@ class Reply:
 class _Job:
     """What all sequences of one call share."""
 
-    def __init__(self, config: GenerationConfig, tokenizer: Tokenizer, vocab_size: int, limit: int) -> None:
+    def __init__(
+        self,
+        config: GenerationConfig,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        limit: int,
+        draft_model: DraftModel | None,
+    ) -> None:
         if config.dry_multiplier:
             config = config.replace(dry_sequence_breakers=tokenizer.ids_with(config.dry_sequence_breakers))
         self.config = config
@@ -194,6 +214,16 @@ class _Job:
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
         self._limit = limit
+        self._draft_model = draft_model
+
+    def speculation(self, sampler: Sampler) -> Speculation | None:
+        """What guesses the tokens that a sampler will choose, if anything does."""
+        config = self.config
+        if config.prompt_lookup_num_tokens:
+            return Speculation(PromptLookup(), config.prompt_lookup_num_tokens)
+        if self._draft_model is None or config.num_assistant_tokens == 0:
+            return None
+        return Speculation(self._draft_model.drafter(config, sampler), config.num_assistant_tokens or ASSISTANT_TOKENS)
 
     def span(self, request: Request) -> Span:
         """A request's bounds."""
@@ -216,6 +246,8 @@ class _Line:
         self._prefilled = False
         limits = constraints(job.config, span, job.vocab_size, job.grammar)
         self._sampler = Sampler(job.config, job.vocab_size, limits, number)
+        self._speculation = job.speculation(self._sampler)
+        self._longest = span.end
         stream = job.tokenizer.stream()
         # The prompt passes the stream, so that the text is that of all ids; no stop string begins in it.
         self._echoed = "".join([stream.push(token) for token in request.ids]) if job.config.echo else ""
@@ -234,6 +266,7 @@ class _Line:
             self._recorder.prefilled()
             self._prefilled = True
         token = self._sampler(self._ids, logits[0])
+        self._recorder.chosen(accepted=self._speculation is not None and self._speculation.chosen(token))
         text, finish = self._stop.push(token)
         if token not in self._end_tokens:
             self._ids.append(token)
@@ -246,6 +279,19 @@ class _Line:
             return Choice()
         self._add(Chunk(text))
         return Choice((0,), (token,))
+
+    @property
+    def speculates(self) -> bool:
+        """Whether there are guesses at what it will choose."""
+        return self._speculation is not None
+
+    def draft(self, most: int) -> Sequence[int]:
+        """What it may choose next, `most` tokens at most, and none that it could not choose before its end."""
+        if self._speculation is None:
+            return ()
+        found = self._speculation.draft(self._ids, min(most, self._longest - len(self._ids) - 1))
+        self._recorder.drafted(len(found))
+        return found
 
     def cancel(self) -> None:
         """Ends it as it stands, if it is not over."""
@@ -297,6 +343,8 @@ class _Beams:
             for recorder in self._recorders:
                 recorder.prefilled()
         choice = self._search.accept(logits, log_probabilities)
+        for recorder in self._recorders:
+            recorder.chosen()
         self._steps += 1
         if self._steps == 1:
             for recorder in self._recorders:

@@ -112,6 +112,12 @@ class GenerationConfig:
     regex: str | None = option(None, "Only text that matches this expression as a whole.", type=str)
     choice: tuple[str, ...] | None = option(None, "Only this text or another choice.", **_TEXTS)
     grammar: str | None = option(None, "Only text that fits this grammar, in Lark's form.", type=str)
+    prompt_lookup_num_tokens: int = option(
+        0, "Guess up to so many tokens from what stood before, and verify them together; 0 is off.", Interval(0, 64)
+    )
+    num_assistant_tokens: int | None = option(
+        None, "The same by the draft model, where there is one: 16 if not given; 0 is off.", Interval(0, 64), type=int
+    )
     logprobs: int | None = option(
         None, "Tell log probabilities of the tokens, and of this many likeliest at each.", Interval(0, 1000), type=int
     )
@@ -235,6 +241,13 @@ class GenerationConfig:
         if len(self.constraints) > 1:
             names = " and ".join(name for name, _ in self.constraints)
             found.append(f"{names} exclude each other: give one of them")
+        guesses = " and ".join(name for name in _GUESSES if getattr(self, name))
+        if " " in guesses:
+            found.append(f"{guesses} are two ways to guess: give one of them")
+        elif guesses and beams > 1:
+            found.append(
+                f"{guesses} cannot speed up a beam search (num_beams {beams}): drop {guesses}, or give num_beams 1"
+            )
         if self.choice == ():
             found.append("choice is empty: give at least one text")
         if self.min_new_tokens > self.max_new_tokens:
@@ -312,6 +325,9 @@ _NOT_WITH_BEAMS: Mapping[str, str] = {
     "stop": "end", "max_time": "end", "stopping_criteria": "end", "logprobs": "explain", "echo": "precede",
 }  # fmt: skip
 
+# Speculative decoding, which decides how fast tokens come and not which; so a checkpoint has no say in it.
+_GUESSES = ("prompt_lookup_num_tokens", "num_assistant_tokens")
+
 # Keys of a checkpoint that have another name here.
 _RENAMED: Mapping[str, str] = {"stop_strings": "stop", "sequence_bias": "logit_bias"}
 
@@ -336,7 +352,7 @@ def _refuse(
 
 
 def _checkpoint_fields() -> list[str]:
-    return [f.name for f in fields(GenerationConfig) if f.name not in _OURS]
+    return [f.name for f in fields(GenerationConfig) if f.name not in {*_OURS, *_GUESSES}]
 
 
 def _describe() -> list[OptionField]:

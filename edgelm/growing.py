@@ -125,6 +125,14 @@ class GrowingDecoder:
             found[group.rows] = self._feed(group, given[group.rows, None], 1)[:, 0]
         return found
 
+    def undoable(self, most: int) -> int:
+        """How many tokens the only row could be fed after its next one and forget again: any number where it takes several."""
+        return 0 if self._sources else most
+
+    def verify(self, ids: Sequence[int]) -> Logits:
+        """Feeds the only row several tokens in one call; returns the logits [tokens, vocab_size] after each."""
+        return next(self.all_logits(0, ids, len(ids)))
+
     def reorder(self, parents: Sequence[int]) -> None:
         """Row i goes on from where row parents[i] is; there may be fewer rows than before, or more."""
         heirs: dict[int, list[int]] = {}

@@ -28,6 +28,7 @@ class Delivery:
         self.error: BaseException | None = None
         self.ids: Sequence[int] = reply.ids
         self.searches: Sequence[Search] = reply.searches
+        self.draft = reply.draft
         self.width = reply.width
         self.positions = reply.positions
 

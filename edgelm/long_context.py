@@ -39,6 +39,10 @@ class LongContext:
         """Adds the rows of another one."""
         self._long += other._long
 
+    def room(self, length: int, most: int) -> int:
+        """How many more tokens a row of `length` could have, `most` at most, and still have keys of the same set."""
+        return most if length > self._limit else min(most, self._limit - length)
+
     def flags(self, start: int, stop: int) -> NDArray[np.int64]:
         """1 for each of these rows that is long, int64 [rows]."""
         flags = buffer((stop - start,), "int64")

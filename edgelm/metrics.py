@@ -17,7 +17,8 @@ class Metrics:
     `cached_tokens` of the prompt were taken over from an earlier request, and `prefill_tokens_per_second` counts the others.
     `ttft_ms` is the time from the request, its wait in the queue included, to the first token, `tpot_ms` the mean time of
     each token after it, and `decode_tokens_per_second` counts those tokens too. `peak_memory_mib` is the highest resident
-    memory of the process so far.
+    memory of the process so far. `decode_steps` are the calls of the program after the prompt: one a token, but none for the
+    `accepted_tokens`, those of the `drafted_tokens` of speculative decoding that came true.
     """
 
     prompt_tokens: int
@@ -28,6 +29,9 @@ class Metrics:
     prefill_tokens_per_second: float | None
     decode_tokens_per_second: float | None
     peak_memory_mib: float | None
+    decode_steps: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain values, ready for JSON."""
@@ -37,14 +41,14 @@ class Metrics:
 class Recorder:
     """Notes the moments of one generation; it starts when it is made.
 
-    Call `begin` when the prompt leaves the queue, if there is one, `prefilled` when the prompt's logits are there, `token` for
-    each token that is chosen, and `finish` once at the end.
+    Call `begin` when the prompt leaves the queue, if there is one, `prefilled` when the prompt's logits are there, `drafted` and
+    `chosen` as it goes on, `token` for each chosen token that belongs to the result, and `finish` once at the end.
     """
 
     def __init__(self, prompt_tokens: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._prompt_tokens = prompt_tokens
-        self._cached_tokens = self._new_tokens = 0
+        self._cached_tokens = self._new_tokens = self._choices = self._drafted = self._accepted = 0
         self._prefilled: float | None = None
         self._first = self._last = self._begun = self._start = clock()
 
@@ -55,6 +59,15 @@ class Recorder:
     def prefilled(self) -> None:
         """The prompt is in the cache."""
         self._prefilled = self._clock()
+
+    def drafted(self, count: int) -> None:
+        """So many tokens were guessed."""
+        self._drafted += count
+
+    def chosen(self, *, accepted: bool = False) -> None:
+        """The logits after the prompt, or after a step, led to a choice; or those of a guess that came true."""
+        self._choices += 1
+        self._accepted += accepted
 
     def token(self) -> None:
         """One more token is chosen."""
@@ -77,6 +90,9 @@ class Recorder:
             prefill_tokens_per_second=fed / prefill if prefill else None,
             decode_tokens_per_second=later / decode if later > 0 and decode > 0 else None,
             peak_memory_mib=peak_memory_mib(),
+            decode_steps=max(0, self._choices - 1 - self._accepted),
+            drafted_tokens=self._drafted,
+            accepted_tokens=self._accepted,
         )
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgelm.errors import InvalidOption
 from edgelm.logits import Logits, Processor
+from edgelm.repetitions import Reader, Repeats
 
 # The largest exponent that float32 holds, as llama.cpp's DRY counts it.
 _MAX_LOG = 88.7228391
@@ -88,7 +89,7 @@ def dry(
     `allowed_length` tokens are let be. Only the last `window` ids are looked at (0: all). No repetition reaches back over a
     breaker, and a breaker is never disfavoured. The semantics are llama.cpp's (`llama_sampler_dry`), with breakers of one token.
     """
-    repeats, ends = _Repeats(), frozenset(breakers)
+    repeats, ends = Repeats(), frozenset(breakers)
     largest = int(_MAX_LOG / math.log(base)) if base > 1.000001 else 2**31
 
     def process(ids: Sequence[int], logits: Logits) -> Logits:
@@ -113,28 +114,12 @@ def dry(
     return process
 
 
-class _Reader:
-    """Follows one list of ids that grows, so that it is read once, however long the prompt."""
-
-    def __init__(self) -> None:
-        self._known: Sequence[int] | None = None
-        self._length, self._last = 0, -1
-
-    def unread(self, ids: Sequence[int]) -> int:
-        """Where the part begins that is new since the last call; 0 for any other list, such as another beam's."""
-        begin = self._length
-        if ids is not self._known or begin > len(ids) or (begin and ids[begin - 1] != self._last):
-            begin = 0
-        self._known, self._length, self._last = ids, len(ids), int(ids[-1]) if len(ids) else -1
-        return begin
-
-
 class _Window:
     """How often each id is among the last `size` ids (0: all)."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._reader = _Reader()
+        self._reader = Reader()
         self._clear()
 
     def of(self, ids: Sequence[int], vocab_size: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
@@ -168,40 +153,3 @@ class _Window:
             self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
         self._tokens[place] = token
         self._counts[place] += change
-
-
-class _Repeats:
-    """How many of the last ids stood before, ending at each earlier place. One more id costs one pass over them."""
-
-    def __init__(self) -> None:
-        self._reader = _Reader()
-        self._text, self._lengths = np.empty(64, np.int64), np.zeros(64, np.int64)
-
-    def of(self, ids: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The ids [n], and for every place but the last how many ids up to it equal the last ones [n - 1]."""
-        unread, end = self._reader.unread(ids), len(ids)
-        while end > self._text.size:
-            self._text = np.concatenate([self._text, np.empty_like(self._text)])
-            self._lengths = np.concatenate([self._lengths, np.zeros_like(self._lengths)])
-        self._text[unread:end] = ids[unread:end]
-        if unread:
-            for count in range(unread, end):
-                self._prolong(count)
-        else:
-            self._begin_afresh(end)
-        return self._text[:end], self._lengths[: max(end - 1, 0)]
-
-    def _prolong(self, count: int) -> None:
-        """Place `count` is new: what ends at place i is one longer than what ended at i - 1 before, if the ids are equal."""
-        equal = self._text[:count] == self._text[count]
-        np.multiply(self._lengths[: count - 1] + 1, equal[1:], out=self._lengths[1:count])
-        self._lengths[0] = equal[0]
-
-    def _begin_afresh(self, end: int) -> None:
-        text, self._lengths[:] = self._text[:end], 0
-        at, length = np.arange(max(end - 1, 0)), 0
-        while at.size:
-            at = at[text[at - length] == text[end - 1 - length]]
-            length += 1
-            self._lengths[at] = length
-            at = at[at >= length]

@@ -14,6 +14,9 @@ Logits = NDArray[np.float32]
 class Rows(Protocol):
     """What a search needs of a decoder, which is the one of decode.py or anything that does the same."""
 
+    ids: list[list[int]]
+    """What every row has been fed."""
+
     @property
     def vocab_size(self) -> int:
         """How many logits a token has."""
@@ -37,6 +40,22 @@ class Rows(Protocol):
         """Those of the logits that `step` gave last, if the program computes them, which it does faster than anything here."""
         ...
 
+    def undoable(self, most: int) -> int:
+        """How many tokens the only row could be fed after its next one and forget again; `most` at most."""
+        ...
+
+    def verify(self, ids: Sequence[int]) -> Logits:
+        """Feeds the only row several tokens in one call; gives the logits [tokens, vocab_size], valid until the next call."""
+        ...
+
+    def truncate(self, row: int, length: int) -> None:
+        """Forgets what a row was fed beyond `length` tokens.
+
+        Raises:
+            GenerationError: a window has dropped what it would need again (see `undoable` and `holds`).
+        """
+        ...
+
     def reorder(self, parents: Sequence[int]) -> None:
         """Row i goes on from where row parents[i] is; there may be fewer rows than before, or more."""
         ...
@@ -44,9 +63,6 @@ class Rows(Protocol):
 
 class DecoderRows(Rows, Protocol):
     """What is needed of a decoder besides a search: rows that are fed, cut, copied, and handed from one decoder to another."""
-
-    ids: list[list[int]]
-    """What every row has been fed."""
 
     @property
     def batch(self) -> int:
@@ -67,14 +83,6 @@ class DecoderRows(Rows, Protocol):
 
     def allow(self, limit: int) -> None:
         """Rows may take so many positions from now on."""
-        ...
-
-    def truncate(self, row: int, length: int) -> None:
-        """Forgets what a row was fed beyond `length` tokens.
-
-        Raises:
-            GenerationError: a window has dropped what it would need again (see `holds`).
-        """
         ...
 
     def holds(self, row: int, length: int, total: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import secrets
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -64,7 +65,12 @@ class Sampler:
     """
 
     def __init__(
-        self, config: GenerationConfig, vocab_size: int, constraints: Sequence[Processor] = (), number: int = 0
+        self,
+        config: GenerationConfig,
+        vocab_size: int,
+        constraints: Sequence[Processor] = (),
+        number: int = 0,
+        uniform: Callable[[], float] | None = None,
     ) -> None:
         """Makes the processors and filters.
 
@@ -73,6 +79,7 @@ class Sampler:
             vocab_size: how many logits there will be.
             constraints: what forbids and forces tokens in this sequence.
             number: tells sequences apart that are drawn for one prompt.
+            uniform: gives the numbers from [0, 1) that decide the draws; None makes them from the seed.
 
         Raises:
             InvalidOption: an id that the vocabulary does not have.
@@ -81,7 +88,8 @@ class Sampler:
         changes = processors(config, vocab_size, constraints)
         self._processors = [*changes, something_left] if changes else []
         key = (secrets.randbits(64) if config.seed is None else config.seed) + (number << 64)
-        self._uniform = uniform_stream(key, 0)
+        self._uniform = uniform_stream(key, 0) if uniform is None else uniform
+        self._seen: deque[float] = deque()  # numbers of draws to come
         self._filters = [] if self._greedy else _stages(FILTERS, config, {"uniform": uniform_stream(key, 1)})
         self._draw = Mirostat(config.mirostat_tau, config.mirostat_eta) if config.mirostat_tau else draw
         self._buffer = np.empty(vocab_size, np.float32)
@@ -108,7 +116,13 @@ class Sampler:
         left = Candidates(logits)
         for narrow in self._filters:
             left = narrow(left)
-        return left.token(self._draw(left, self._uniform()))
+        return left.token(self._draw(left, self._seen.popleft() if self._seen else self._uniform()))
+
+    def upcoming(self, place: int) -> float:
+        """The number from [0, 1) that decides the draw after `place` others from now on."""
+        while len(self._seen) <= place:
+            self._seen.append(self._uniform())
+        return self._seen[place]
 
 
 class Mirostat:

@@ -16,7 +16,7 @@ from edgelm.decode import PREFILL_CHUNK
 from edgelm.errors import EdgeLMError, GenerationError
 from edgelm.prefix_cache import PrefixCache
 from edgelm.protocols import DecoderRows, Logits
-from edgelm.search import Batch, Choice, Search
+from edgelm.search import Batch, Choice, Draft, Search
 
 CLOSED = "this model was closed; load it again"
 
@@ -37,6 +37,11 @@ class Job(Protocol):
     @property
     def searches(self) -> Sequence[Search]:
         """What begins after it."""
+        ...
+
+    @property
+    def draft(self) -> Draft | None:
+        """Guesses tokens of the only search, if there is one that takes one row."""
         ...
 
     @property
@@ -229,7 +234,7 @@ class Scheduler:
         else:
             number = self._rows.append(prefill.row)
         for search in self._running[job]:
-            self._batch.begin(search, number, logits)
+            self._batch.begin(search, number, logits, job.draft)
         self._settle()
 
     def _step(self) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from edgelm.protocols import Logits, Rows
+
+# Tokens that a search may choose next, at most so many; none is no guess.
+Draft: TypeAlias = Callable[[int], Sequence[int]]
+
+# Most tokens of a draft: their logits lie in memory together, and few machines gain by more.
+MAX_DRAFT = 64
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,12 @@ AnySearch = TypeVar("AnySearch", bound=Search)
 
 @dataclass
 class _Active(Generic[AnySearch]):
-    """A search under way: its first row in the batch, and what it chose last."""
+    """A search under way: its first row in the batch, what it chose last, and who guesses what it will choose."""
 
     search: AnySearch
     first: int
     choice: Choice
+    draft: Draft | None
 
 
 class Batch(Generic[AnySearch]):
@@ -51,14 +58,42 @@ class Batch(Generic[AnySearch]):
         """Whether there are any."""
         return bool(self._active)
 
-    def begin(self, search: AnySearch, row: int, logits: Logits) -> None:
-        """A search goes on from a row that was fed its prompt, with the logits [vocab_size] after that; others may, too."""
-        self._active.append(_Active(search, row, search.accept(logits[None])))
+    def begin(self, search: AnySearch, row: int, logits: Logits, draft: Draft | None = None) -> None:
+        """A search goes on from a row that was fed its prompt, with the logits [vocab_size] after that; others may, too.
+
+        What `draft` guesses for it is verified in one call, whenever it is alone in one row: the fused attention takes several
+        tokens after a past for one row only. The search sees the same logits in the same order as without.
+        """
+        self._active.append(_Active(search, row, search.accept(logits[None]), draft))
 
     def step(self) -> Iterator[AnySearch]:
-        """One decode step of all, each search given back once it has chosen; rows that nobody goes on with are gone then."""
+        """One decode step of all, each search given back once it has chosen; rows that nobody goes on with are gone then.
+
+        A search whose draft comes true chooses several times.
+        """
         choices = [(one.first, one.choice) for one in self._active]
         self._decoder.reorder([first + parent for first, choice in choices for parent in choice.parents])
+        draft = self._drafted()
+        return self._verify(self._active[0], draft) if draft else self._step(choices)
+
+    def _drafted(self) -> Sequence[int]:
+        """What the only search in the only row may choose next, as far as that row can go back."""
+        alone = len(self._active) == 1 and len(self._active[0].choice.tokens) == 1
+        draft = self._active[0].draft if alone else None
+        return () if draft is None else draft(self._decoder.undoable(MAX_DRAFT))
+
+    def _verify(self, one: _Active[AnySearch], draft: Sequence[int]) -> Iterator[AnySearch]:
+        """A search chooses for as long as the draft comes true, and once more; the row forgets the rest of it."""
+        one.first, before = 0, len(self._decoder.ids[0])
+        fed = [*one.choice.tokens, *draft]
+        logits, accepted = self._decoder.verify(fed), 0
+        while accepted < len(fed) and list(one.choice.tokens) == [fed[accepted]]:
+            one.choice = one.search.accept(logits[accepted : accepted + 1])
+            accepted += 1
+            yield one.search
+        self._decoder.truncate(0, before + accepted)
+
+    def _step(self, choices: Sequence[tuple[int, Choice]]) -> Iterator[AnySearch]:
         logits = self._decoder.step([token for _, choice in choices for token in choice.tokens])
         log_probabilities, end = self._decoder.log_probabilities, 0
         for one in self._active:

@@ -15,6 +15,7 @@ from edgelm.adapters import Adapters
 from edgelm.cache import check_room
 from edgelm.chat import ChatTemplate
 from edgelm.decode import PREFILL_CHUNK
+from edgelm.draft_model import DraftModel, check_vocabulary
 from edgelm.errors import ContextOverflow, GenerationError, InvalidOption
 from edgelm.generation import Chunk, Generation, Request
 from edgelm.generation_config import GenerationConfig
@@ -58,11 +59,13 @@ class DecoderModel:
         max_length: int | None = None,
         max_batch: int = MAX_BATCH,
         prefix_cache_mib: int = PREFIX_CACHE_MIB,
+        draft_model: DecoderModel | None = None,
     ) -> None:
         """Loads the program and the tokenizer while the files' digests are checked.
 
         Raises:
-            InvalidOption: max_length is outside 1..context_length, threads or max_batch below 1, or prefix_cache_mib below 0.
+            InvalidOption: max_length is outside 1..context_length, threads or max_batch below 1, prefix_cache_mib below 0, or
+                the draft model has another vocabulary.
             DigestError: a file of the package was changed.
         """
         self.package = package
@@ -78,6 +81,12 @@ class DecoderModel:
         self.tokenizer = Tokenizer.from_folder(package.path)
         self.chat_template = ChatTemplate.from_folder(package.path, self.tokenizer.special_tokens)
         self.defaults = GenerationConfig.from_checkpoint(package.manifest.generation)
+        self._drafts = draft_model
+        self._draft_model: DraftModel | None = None
+        if draft_model is not None:
+            check_vocabulary(self.tokenizer, draft_model.tokenizer, str(draft_model.package.path))
+            sizes = (draft_model.package.manifest.vocab_size, package.manifest.vocab_size)
+            self._draft_model = DraftModel(lambda: draft_model.decoder(1), draft_model.max_length, sizes)
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -142,7 +151,7 @@ class DecoderModel:
         Raises:
             InvalidOption: beams, whose text is known only at the end; and as for `generate`.
         """
-        config = self.defaults.replace(**options)
+        config = self._settings(options)
         generation.check_streamable(config)
         (delivery,) = self._deliveries([prompt], adapter, config)
         return self._stream(delivery)
@@ -293,7 +302,9 @@ class DecoderModel:
         """
         self._scheduler.close()
         self._prefixes.clear()
-        self._loaded = None
+        self._loaded = self._draft_model = None
+        if self._drafts is not None:
+            self._drafts.close()
 
     def __enter__(self) -> Self:
         """The model itself."""
@@ -320,16 +331,25 @@ class DecoderModel:
     def _submit(
         self, prompts: Sequence[Prompt], adapter: str | None, options: Mapping[str, Any]
     ) -> list[GenerationHandle]:
-        deliveries = self._deliveries(prompts, adapter, self.defaults.replace(**options))
+        deliveries = self._deliveries(prompts, adapter, self._settings(options))
         self._scheduler.submit(deliveries)
         return [GenerationHandle(delivery, self._scheduler.cancel) for delivery in deliveries]
+
+    def _settings(self, options: Mapping[str, Any]) -> GenerationConfig:
+        config = self.defaults.replace(**options)
+        if config.num_assistant_tokens and self._drafts is None:
+            raise InvalidOption(
+                "num_assistant_tokens is for a draft model, and none was loaded: load with draft_model (--draft-model), "
+                "or give prompt_lookup_num_tokens"
+            )
+        return config
 
     def _deliveries(self, prompts: Sequence[Prompt], adapter: str | None, config: GenerationConfig) -> list[Delivery]:
         if adapter is not None:
             self._adapters.factors(adapter)  # which says at once if there is none of that name
         requests = [self._request(one, config, adapter) for one in prompts]
         vocab_size = self.package.manifest.vocab_size
-        replies = generation.replies(requests, config, self.tokenizer, vocab_size, self.max_length)
+        replies = generation.replies(requests, config, self.tokenizer, vocab_size, self.max_length, self._draft_model)
         return [Delivery(reply, adapter) for reply in replies]
 
     def _stream(self, delivery: Delivery) -> Iterator[Chunk]:

@@ -160,6 +160,8 @@ class Seq2SeqModel:
         config = self.defaults.replace(**given)
         if config.echo:
             raise InvalidOption("echo is for decoders: what an encoder-decoder writes does not begin with its source")
+        if config.prompt_lookup_num_tokens or config.num_assistant_tokens:
+            raise InvalidOption("prompt_lookup_num_tokens and num_assistant_tokens are for decoders: drop them")
         return config, self._start if start is None else start
 
     def _encode(self, source: Source, index: int, source_lang: str | None, target_lang: str | None) -> list[int]:

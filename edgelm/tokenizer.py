@@ -152,7 +152,7 @@ class Tokenizer:
         Raises:
             GenerationError: the decoder looks at more than one token at a time.
         """
-        count = max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1  # ids may leave gaps
+        count = max(self.ids.values(), default=-1) + 1  # ids may leave gaps
         tokens = [self._backend.id_to_token(i) for i in range(count)]
         return token_bytes(self._decoder, self._decode_tokens, tokens)
 
@@ -177,6 +177,11 @@ class Tokenizer:
             return named
         usual = (token for token in _USUAL.get(name, ()) if self.token_id(token) in self.special_ids)
         return next(usual, None)
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """The id of every token, added tokens included."""
+        return self._backend.get_vocab(with_added_tokens=True)
 
     def token_id(self, text: str) -> int | None:
         """Id of the token spelled exactly so, added tokens included."""

@@ -44,6 +44,7 @@ def command(
     device: str,
     threads: int | None,
     max_length: int | None,
+    draft_model: str | None,
     provider_options: tuple[tuple[str, str], ...],
     **options: Any,
 ) -> None:
@@ -52,7 +53,7 @@ def command(
     On a terminal /help lists what can be typed besides text. Without one each line of standard input is a turn, and
     nothing but answers goes to standard output.
     """
-    model = load(package, device, threads, max_length, provider_options=dict(provider_options))
+    model = load(package, device, threads, max_length, draft_model=draft_model, provider_options=dict(provider_options))
     if not isinstance(model, DecoderModel):
         raise click.UsageError(f"{package} does not generate text from a conversation; use edgelm run")
     if model.chat_template is None:

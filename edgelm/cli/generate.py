@@ -77,7 +77,17 @@ def describe(metrics: Metrics) -> str:
         f"{metrics.prompt_tokens} prompt tokens, {metrics.new_tokens} new; "
         f"TTFT {_number(metrics.ttft_ms)} ms, TPOT {_number(metrics.tpot_ms)} ms; "
         f"prefill {_number(metrics.prefill_tokens_per_second)} tokens/s, decode {_number(metrics.decode_tokens_per_second)} tokens/s; "
-        f"peak memory {_number(metrics.peak_memory_mib)} MiB"
+        f"peak memory {_number(metrics.peak_memory_mib)} MiB{_guesses(metrics)}"
+    )
+
+
+def _guesses(metrics: Metrics) -> str:
+    if not metrics.drafted_tokens:
+        return ""
+    steps = metrics.decode_steps
+    return (
+        f"; {metrics.accepted_tokens} of {metrics.drafted_tokens} guessed tokens came true, "
+        f"{_number((steps + metrics.accepted_tokens) / steps if steps else None)} tokens a step"
     )
 
 

@@ -91,6 +91,11 @@ def load_options(function: Callable[..., None]) -> Callable[..., None]:
             type=int,
             help="Most tokens of an input and its answer together. [default: the package's context]",
         ),
+        click.option(
+            "--draft-model",
+            metavar="PACKAGE",
+            help="Decoders: a smaller one with the same vocabulary, to guess tokens.",
+        ),
         click.option("--threads", type=int, help="Threads to compute with. [default: one a physical core]"),
         click.option(
             "--provider-option",

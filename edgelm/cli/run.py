@@ -61,6 +61,7 @@ def command(
     device: str,
     threads: int | None,
     max_length: int | None,
+    draft_model: str | None,
     provider_options: tuple[tuple[str, str], ...],
     as_json: bool,
     stats: bool,
@@ -84,7 +85,7 @@ def command(
         if output is None:
             raise click.UsageError("--batch needs a file for the answers: -o FILE.jsonl")
         _refuse(_set(inputs=inputs, json=as_json, stats=stats, **mixed), "get their inputs one by one, without --batch")
-    model = load(package, device, threads, max_length, provider_options=dict(provider_options))
+    model = load(package, device, threads, max_length, draft_model=draft_model, provider_options=dict(provider_options))
     if stats:
         click.echo(f"device {model.device}", err=True)
     if batch is not None and output is not None:

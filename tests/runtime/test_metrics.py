@@ -48,6 +48,17 @@ def test_one_token_has_no_time_per_further_token():
     assert (metrics.ttft_ms, metrics.tpot_ms, metrics.decode_tokens_per_second) == (2000.0, None, None)
 
 
+def test_guesses_that_come_true_take_no_step():
+    recorder = Recorder(4, lambda: 0.0)
+    recorder.chosen()  # by the prompt's logits
+    recorder.drafted(3)
+    for accepted in (True, True, False):
+        recorder.chosen(accepted=accepted)
+    recorder.chosen()
+    metrics = recorder.finish()
+    assert (metrics.decode_steps, metrics.drafted_tokens, metrics.accepted_tokens) == (2, 3, 2)
+
+
 def test_no_token_has_no_figures():
     metrics = Recorder(4, clock(0.0)).finish()
     assert (metrics.new_tokens, metrics.ttft_ms, metrics.tpot_ms) == (0, None, None)
@@ -68,7 +79,7 @@ def test_metrics_go_into_json_under_their_public_names():
     metrics = Metrics(3, 1, 2, 1.5, None, 10.0, None, 100.0)
     assert json.loads(json.dumps(metrics.as_dict())) == {
         "prompt_tokens": 3, "cached_tokens": 1, "new_tokens": 2, "ttft_ms": 1.5, "tpot_ms": None, "prefill_tokens_per_second": 10.0,
-        "decode_tokens_per_second": None, "peak_memory_mib": 100.0,
+        "decode_tokens_per_second": None, "peak_memory_mib": 100.0, "decode_steps": 0, "drafted_tokens": 0, "accepted_tokens": 0,
     }  # fmt: skip
 
 

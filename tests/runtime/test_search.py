@@ -119,7 +119,7 @@ def test_searches_leave_and_come_while_others_go_on() -> None:
         batch.begin(one, row, logits)
     assert list(batch.step()) == [first, gone]
     assert batch.leave([gone]) == [(gone, 1)]
-    decoder.rows.append([3, 4])
+    decoder.ids.append([3, 4])
     batch.begin(late, 2, random_logits(VOCAB)([3, 4]))
     left = []
     while batch:
