@@ -53,7 +53,7 @@ from edgelm.quality_card import screens
 @click.option(
     "--calibrate",
     is_flag=True,
-    help="Choose codes by what the float graph's inputs look like: closer, and minutes for a hundred million parameters.",
+    help="Choose codes by what the float graph's inputs look like: closer, at half a minute for a hundred million parameters.",
 )
 @click.option(
     "--calibration-text",

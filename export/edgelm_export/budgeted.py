@@ -8,8 +8,7 @@ from pathlib import Path
 
 from edgelm.errors import InvalidOption, ProviderError, VerificationError
 from edgelm.package import Package
-from edgelm.tokenizer import Tokenizer
-from edgelm_export.calibration import inputs_of, moments_bytes, text_parts
+from edgelm_export.calibration import calibration_ids, inputs_of, moments_bytes
 from edgelm_export.float_graph import PROVIDER, FloatGraph
 from edgelm_export.model import Model
 from edgelm_export.quantize.budget import Option, Selection, fewest_bytes, least_divergence
@@ -62,6 +61,10 @@ class MaxKld:
         """What to aim at after `aim` led to `value`."""
         return aim * _AIM_KLD * self.limit / max(value, self.limit / 100)
 
+    def stricter(self, selection: Selection) -> float:
+        """An aim that these formats miss."""
+        return _AIM_KLD * selection.divergence
+
 
 @dataclass(frozen=True)
 class TargetSize:
@@ -89,6 +92,10 @@ class TargetSize:
     def corrected(self, aim: float, value: float) -> float:
         """What to aim at after `aim` led to `value`: other files take what they take."""
         return aim + self.limit - value - _SPARE_BYTES
+
+    def stricter(self, selection: Selection) -> float:
+        """An aim that these formats miss."""
+        return selection.nbytes - _SPARE_BYTES
 
 
 Budget = MaxKld | TargetSize
@@ -144,7 +151,7 @@ def survey(model: Model, folder: Path, graph: FloatGraph, text: str) -> tuple[Op
         )
     c = model.config
     inputs = inputs_of(model, folder, graph, text)
-    ids = text_parts(Tokenizer.from_folder(folder), text, c.context_length, c.vocab_size)[0]
+    ids = calibration_ids(model, folder, text)
     cache = c.cache_geometry(PROVIDER.activation_dtype)
     options = Surveyor(graph.program("decoder"), PROVIDER, cache, inputs, ids).options()
     return options, Recipe("", (), compensates=True, moments=inputs.moments)
@@ -167,7 +174,13 @@ def within_budget(
     aim, tried = budget.limit, list[Mapping[str, str]]()
     kept, nearest = list[tuple[float, Recipe]](), (float("inf"), "")
     package, built = None, None
-    while len(tried) < _TRIES and (selection := budget.select(options, aim)).forms not in tried:
+    while len(tried) < _TRIES:
+        selection = budget.select(options, aim)
+        if selection.forms in tried and not kept:  # they are estimated to keep more than was asked for, and do not
+            aim = budget.stricter(selection)
+            selection = budget.select(options, aim)
+        if selection.forms in tried:
+            break
         tried.append(selection.forms)
         built = recipe_of(budget.name, selection.forms, known)
         package = build(built)

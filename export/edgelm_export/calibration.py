@@ -64,6 +64,11 @@ def inputs_of(model: Model, folder: Path, graph: FloatGraph, text: str) -> Input
     return Inputs(lambda: Program(graph.program("decoder"), PROVIDER), said, [len(ids) for ids in parts])
 
 
+def calibration_ids(model: Model, folder: Path, text: str) -> list[int]:
+    """The beginning of the text as a decoder reads it, with the tokenizer in `folder`."""
+    return text_parts(Tokenizer.from_folder(folder), text, model.config.context_length, model.config.vocab_size)[0]
+
+
 def text_parts(tokenizer: Tokenizer, text: str, context_length: int, vocab_size: int) -> list[list[int]]:
     """The text as token ids, in parts that a decoder reads each by itself."""
     ids = [token for token in tokenizer.encode(text) if token < vocab_size][:_TEXT_TOKENS]

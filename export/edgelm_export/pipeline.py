@@ -14,12 +14,13 @@ from edgelm.providers import PROVIDERS, Provider
 from edgelm_export.adapters import check_base, merged_entries, open_adapters, write_adapters
 from edgelm_export.assemble import plan
 from edgelm_export.budgeted import Budget, read_budget, survey, within_budget
-from edgelm_export.calibration import calibrated
+from edgelm_export.calibration import calibrated, calibration_ids
 from edgelm_export.checkpoint import open_checkpoint
 from edgelm_export.cost import Cost
 from edgelm_export.evaluation import choose_text
 from edgelm_export.float_graph import FloatGraph
 from edgelm_export.hand_over import hand_over, is_handed_over
+from edgelm_export.input_rounding import formats_without
 from edgelm_export.manifest import describe_export, form_entry, source_entry, undigested
 from edgelm_export.memory_bound import MemoryBound
 from edgelm_export.model import Model, check_tied_head, understand
@@ -169,7 +170,15 @@ def _export(
         if budget is None:
             with cost.of("calibrating"):
                 ready = [calibrated(recipe, model, folder, graph, known, say)]
-            write(ready.pop())  # kept by `write` alone, which needs the memory
+            package = write(ready.pop())  # kept by `write` alone, which needs the memory
+            if options.recipe is None:
+                with cost.of("trying inputs"):
+                    changed = formats_without(
+                        package, providers[0], recipe, lambda: calibration_ids(model, folder, known)
+                    )
+                if changed:
+                    say(f"inputs of {', '.join(changed)} are not rounded to 8 bits, which cost too much")
+                    write(calibrated(recipe.with_forms(changed), model, folder, graph, known, say))
         else:
             with cost.of("searching formats"):
                 found_formats = survey(model, folder, graph, known)

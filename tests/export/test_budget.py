@@ -131,26 +131,46 @@ def test_a_missed_budget_says_what_comes_closest_and_leaves_nothing(tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
-def test_tries_go_on_until_the_limit_is_nearly_used_up(tmp_path: Path) -> None:
-    """Estimates are four times too low at first: the first package misses, the second keeps the budget."""
-    options = {"w": [Option(f"int{bits}", bits, 2.0**-bits) for bits in range(30)]}
+class Built:
+    """A package of one weight whose divergence is known."""
+
+    size = 1
+
+    def __init__(self, kld: float) -> None:
+        self.manifest = type("Manifest", (), {"quality": {"prefill": {"mean_kld": kld}}})
+
+
+def tries(limit: float, options: list[Option], klds: dict[str, float]) -> list[str]:
+    """The formats of the packages that were built for a budget, one after another; `klds` is what they turn out to diverge by."""
     built: list[str] = []
-
-    class Built:
-        size = 1
-
-        def __init__(self, form: str) -> None:
-            kld = 4 * 2.0 ** -int(form.removeprefix("int"))
-            self.manifest = type("Manifest", (), {"quality": {"prefill": {"mean_kld": kld}}})
 
     def build(recipe: budgeted.Recipe) -> Package:
         built.append(dict(recipe.rules)["w"])
-        return Built(built[-1])  # pyright: ignore[reportReturnType]
+        return Built(klds[built[-1]])  # pyright: ignore[reportReturnType]
 
-    found = budgeted.within_budget(MaxKld(0.02), options, budgeted.Recipe("", ()), build, lambda _: None)
+    found = budgeted.within_budget(MaxKld(limit), {"w": options}, budgeted.Recipe("", ()), build, lambda _: None)
+    assert found.manifest.quality["prefill"]["mean_kld"] <= limit
+    return built
+
+
+def test_tries_go_on_until_the_limit_is_nearly_used_up() -> None:
+    """Estimates are four times too low at first: the first package misses, the second keeps the budget."""
+    options = [Option(f"int{bits}", bits, 2.0**-bits) for bits in range(30)]
+    built = tries(0.02, options, {option.form: 4 * option.divergence for option in options})
     assert built[0] == "int6"
     assert built[-1] == "int8"
-    assert found.manifest.quality["prefill"]["mean_kld"] <= 0.02
+
+
+def test_a_choice_that_misses_by_little_is_followed_by_a_larger_one() -> None:
+    """Though estimates say, as corrected by what was measured, that the first one keeps the budget."""
+    options = [Option("small", 10, 0.01), Option("large", 20, 0.001)]
+    assert tries(0.3, options, {"small": 0.3004, "large": 0.05}) == ["small", "large"]
+
+
+def test_bytes_that_a_step_waits_for_count_as_much_as_those_of_the_file() -> None:
+    options = {"w": [Option("slow", 10, 0.1, read=40), Option("fast", 20, 0.1), Option("small", 5, 0.5)]}
+    assert fewest_bytes(options, 0.2).forms == {"w": "fast"}
+    assert fewest_bytes(options, 0.2).nbytes == 20
 
 
 def test_encoders_have_no_budget(tmp_path: Path) -> None:

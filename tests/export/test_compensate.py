@@ -69,7 +69,7 @@ def test_two_columns_worked_by_hand() -> None:
     # Both columns are nearly the same, and each weight is 0.4: rounded alone both become 0, together one must be 1.
     known = Compensation(np.array([[1, 0.99], [0.99, 1]]))
     grid = Grid(np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32), 2, 15)
-    assert known.codes(np.full((1, 2), 0.4, np.float32), grid, np.zeros((1, 2), np.float32)).tolist() == [[0, 1]]
+    assert known.codes(np.full((1, 2), 0.4, np.float32), grid).tolist() == [[0, 1]]
 
 
 def test_the_last_block_may_be_padded() -> None:
@@ -78,7 +78,7 @@ def test_the_last_block_may_be_padded() -> None:
     form = find_format("int4-b32-asym")
     plain, found = form.quantize(rows), form.quantize(rows, known)
     assert found.packed.shape == plain.packed.shape
-    assert np.array_equal(found.packed[:, -1, 8:], plain.packed[:, -1, 8:])
+    assert not form.dequantize(found, K)[:, 80:].any()
     assert known.error(form.dequantize(found, 80) - rows).sum() < known.error(form.dequantize(plain, 80) - rows).sum()
 
 

@@ -52,7 +52,8 @@ def matmul_nbits(g: GraphBuilder, x: ir.Value, weight: QuantizedWeight, bias: ir
         "bits": weight.format.bits,
         "block_size": weight.format.block_size,
     }
-    y = g.op("MatMulNBits", *inputs, domain=CONTRIB, accuracy_level=g.provider.accuracy_level, **attributes)
+    level = 0 if weight.format.float_input else g.provider.accuracy_level
+    y = g.op("MatMulNBits", *inputs, domain=CONTRIB, accuracy_level=level, **attributes)
     if weight.offsets is None:
         return y
     return g.op("Add", y, matmul_transposed(g, _block_sums(g, x, weight.format.block_size), weight.offsets))

@@ -12,11 +12,21 @@ _LOWEST_RATE, _HIGHEST_RATE = 1e-30, 1e30
 
 @dataclass(frozen=True)
 class Option:
-    """A format that a weight may have, what it takes, and what divergence it adds to that of the others."""
+    """A format that a weight may have, what it takes, and what divergence it adds to that of the others.
+
+    Args:
+        read: bytes that each decode step reads, where these are not those of the file.
+    """
 
     form: str
     nbytes: int
     divergence: float
+    read: int | None = None
+
+    @property
+    def cost(self) -> float:
+        """Bytes of the file and bytes that a decode step waits for, in equal parts."""
+        return self.nbytes if self.read is None else (self.nbytes + self.read) / 2
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ def _boundary(
 
 def _selected(options: Mapping[str, Sequence[Option]], rate: float) -> Selection:
     chosen = {
-        name: min(some, key=lambda option: option.nbytes + rate * option.divergence) for name, some in options.items()
+        name: min(some, key=lambda option: option.cost + rate * option.divergence) for name, some in options.items()
     }
     return Selection(
         {name: option.form for name, option in chosen.items()},

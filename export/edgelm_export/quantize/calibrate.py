@@ -28,8 +28,9 @@ _TOKENS = 512
 # Bytes of moments held at once: a pass over the text for each group of projections whose moments take so much.
 GROUP_BYTES = 1 << 30
 
-# Steps from 0 to the largest value of a column when its moments are summed up: integers, so that sums are exact in any order.
-_STEPS = 1 << 14
+# Length of a column over some tokens, in steps, when its moments are summed up. The product of two columns is then a sum of integers
+# below 2^24, and float32 has all of these, so that it is exact in any order.
+_STEPS = 1 << 12
 
 
 def encoder_said(rows: Sequence[Row], pad_token_id: int) -> Said:
@@ -96,7 +97,7 @@ class Inputs:
         counts: dict[str, int] = {}
         for tap, values in self._run(group):
             found = _projection(tap)
-            sums[found] = sums.get(found, 0) + _products(values)
+            sums[found] = np.add(sums.get(found, 0), _products(values), dtype=np.float64, out=sums.get(found))
             counts[found] = counts.get(found, 0) + len(values)
             known = peaks.setdefault(found, {})
             for size, squares in _square_peaks(values).items():
@@ -150,19 +151,23 @@ def _projection(tap: str) -> str:
     return tap.removeprefix(INPUT_TAP).split("#")[0]
 
 
-def _products(values: Array) -> Wide:
+def _products(values: Array) -> Array:
     """The sum of x x^T over rows [n, k] in whole steps: exact, so no library and no number of threads changes it."""
-    largest = np.abs(values).max(0).astype(np.float64)
-    step = np.exp2(np.ceil(np.log2(np.where(largest > 0, largest, 1)))) / _STEPS
-    whole = np.rint(values / step)
-    return (whole.T @ whole) * step * step[:, None]
+    length = np.sqrt(np.square(values, dtype=np.float64).sum(0))
+    longest = _STEPS - np.sqrt(len(values))  # for rounding adds half a step a row at most
+    step = np.exp2(np.ceil(np.log2(np.where(length > 0, length, 1) / longest))).astype(np.float32)
+    whole = np.rint(values / step) * step
+    return whole.T @ whole
 
 
 def _square_peaks(values: Array) -> dict[int, Wide]:
     """The sum over rows [n, k] of the square of the largest value of each block, by the size of the blocks."""
     found: dict[int, Wide] = {}
-    peaks, width = np.abs(values), 1  # of blocks of that width, from which those of the next size follow
-    for size in BLOCK_SIZES:
-        peaks = np.maximum.reduceat(peaks, np.arange(0, peaks.shape[1], size // width), axis=1)
-        found[size], width = np.square(peaks, dtype=np.float64).sum(0), size
+    padding = -values.shape[1] % BLOCK_SIZES[-1]
+    peaks, width = np.pad(np.abs(values), ((0, 0), (0, padding))), 1  # of blocks of that width
+    blocks = {size: -(-values.shape[1] // size) for size in BLOCK_SIZES}
+    while width < BLOCK_SIZES[-1]:
+        peaks, width = np.maximum(peaks[:, ::2], peaks[:, 1::2]), width * 2
+        if width in blocks:
+            found[width] = np.square(peaks[:, : blocks[width]], dtype=np.float64).sum(0)
     return found

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import ml_dtypes
@@ -60,6 +61,7 @@ class Format:
         block_sums: the input must be extended by its block sums, [..., k] -> [..., k + k / block_size].
         input_scale: the input is rounded to 8 bits as well, with one scale a "call" or one a "row" of it; otherwise in blocks,
             which is the kernel's affair.
+        float_input: the input is not rounded at all, at the kernel's accuracy level 0: four times the time of a decode step.
         dtype: of a float format.
         offset_dtype: of what is added to each block; None where nothing is. The input's block sums are multiplied by it.
         keeps: no format of its own, but that of the numbers in the checkpoint (kept.py): "exactly", or "nearly".
@@ -71,6 +73,7 @@ class Format:
     symmetric: bool = True
     block_sums: bool = False
     input_scale: Literal["call", "row"] | None = None
+    float_input: bool = False
     dtype: str = "float32"
     scale_dtype: str = "float16"
     offset_dtype: str | None = None
@@ -93,7 +96,8 @@ class Format:
             return find_format(_GATHERED).fit(k, gathered=True)
         dividing = [size for size in BLOCK_SIZES if size <= self.block_size and k % size == 0]
         size = max(dividing) if dividing else min(self.block_size, 32)
-        return _named(self.bits, size, _kind(self.symmetric, self.block_sums and bool(dividing) and not gathered))
+        kind = _kind(self.symmetric, self.block_sums and bool(dividing) and not gathered)
+        return _named(self.bits, size, kind + (_FLOAT_INPUT if self.float_input else ""))
 
     def blocks(self, k: int) -> int:
         """Stored blocks of a row of k columns, those that carry the block sums' columns included."""
@@ -131,33 +135,38 @@ class Format:
 
         With `compensation`, codes are chosen for the error of the product, not of the weights.
         """
-        parts = list(self.quantize_pieces([rows]))
-        zero_points = [part.zero_points for part in parts if part.zero_points is not None]
-        stored = Quantized(
-            np.concatenate([part.packed for part in parts]),
-            np.concatenate([part.scales for part in parts]),
-            np.concatenate(zero_points) if zero_points else None,
-        )
-        return stored if compensation is None else self._compensated(stored, rows, compensation)
+        plain = self._rounded(rows, None)
+        return plain if compensation is None else self._compensated(plain, rows, compensation)
 
-    def quantize_pieces(self, pieces: Iterable[Rows]) -> Iterator[Quantized]:
-        """The same for rows that come piece by piece: in other pieces, rounded on all processors while the next ones are read."""
+    def quantize_pieces(self, pieces: Iterable[Rows], importance: Rows | None = None) -> Iterator[Quantized]:
+        """Rows that come piece by piece: in other pieces, rounded on all processors while the next ones are read.
+
+        They get the grids nearest to them, the squares of a column counting by its `importance` [k].
+        """
         cut = (rows[start:stop] for rows in pieces for start, stop in self._pieces(*rows.shape))
-        return in_order(self._quantize, cut)
+        return in_order(partial(self._piece, importance=importance), cut)
 
     def dequantize(self, stored: Quantized, k: int) -> Rows:
         """The rows [n, k] that the kernels compute with."""
         return self._grid(stored, k).values(self._codes(stored, k).astype(np.float32))
 
-    def _compensated(self, stored: Quantized, rows: Rows, compensation: Compensation) -> Quantized:
+    def _compensated(self, plain: Quantized, rows: Rows, compensation: Compensation) -> Quantized:
+        """What makes the product's error small, on grids for what no other column can make up for; the plain rows that are better."""
         k = rows.shape[1]
-        grid = self._grid(stored, k)
+        found = self._rounded(rows, compensation.importance)
+        grid = self._grid(found, k)
         blocks = grid.scale.shape[1]
-        codes = _unpack(stored.packed, self.bits).copy()
+        codes = _unpack(found.packed, self.bits).copy()
         chosen = codes[:, :blocks].reshape(len(rows), -1)
-        chosen[:, :k] = compensation.codes(rows, grid, chosen[:, :k].astype(np.float32))
+        chosen[:, :k] = compensation.codes(rows, grid)
         codes[:, :blocks] = chosen.reshape(len(rows), blocks, -1)
-        return replace(stored, packed=pack(codes, self.bits))
+        found = replace(found, packed=pack(codes, self.bits))
+        worse = np.greater(*(compensation.error(self.dequantize(stored, k) - rows) for stored in (found, plain)))
+        pairs = ((found.packed, plain.packed), (found.scales, plain.scales), (found.zero_points, plain.zero_points))
+        for ours, theirs in pairs:
+            if ours is not None and theirs is not None:
+                ours[worse] = theirs[worse]
+        return found
 
     def _codes(self, stored: Quantized, k: int) -> Bytes:
         return _unpack(stored.packed, self.bits).reshape(len(stored.packed), -1)[:, :k]
@@ -178,13 +187,23 @@ class Format:
             offset = sums.values(behind.astype(np.float32))[:, :blocks]
         return Grid(scale[:, :blocks], zero[:, :blocks], offset, size, (1 << self.bits) - 1)
 
-    def _quantize(self, rows: Rows) -> Quantized:
-        n = len(rows)
-        columns = _columns(rows, self.block_size or rows.shape[1])
+    def _rounded(self, rows: Rows, importance: Rows | None) -> Quantized:
+        parts = list(self.quantize_pieces([rows], importance))
+        zero_points = [part.zero_points for part in parts if part.zero_points is not None]
+        return Quantized(
+            np.concatenate([part.packed for part in parts]),
+            np.concatenate([part.scales for part in parts]),
+            np.concatenate(zero_points) if zero_points else None,
+        )
+
+    def _piece(self, rows: Rows, importance: Rows | None) -> Quantized:
+        n, size = len(rows), self.block_size or rows.shape[1]
+        columns = _columns(rows, size)
+        counts = None if importance is None else np.tile(_shares(_columns(importance[None], size)), n)
         if self.symmetric:
-            found = rounding.symmetric(columns, self.bits)
+            found = rounding.symmetric(columns, self.bits, counts)
             return Quantized(_packed(found.codes, n, self.bits), _scales(found.scale, n), None)
-        found = (rounding.affine if self.block_sums else rounding.asymmetric)(columns, self.bits)
+        found = (rounding.affine if self.block_sums else rounding.asymmetric)(columns, self.bits, counts)
         packed, scales = _packed(found.codes, n, self.bits), _scales(found.scale, n)
         zero = found.zero.reshape(n, -1)
         whole = np.clip(np.rint(zero), 0, (1 << self.bits) - 1)
@@ -226,9 +245,21 @@ def with_block_size(name: str, block_size: int) -> str:
     return re.sub(r"-b\d+", f"-b{block_size}", name)
 
 
+def with_float_input(form: Format) -> Format:
+    """The format of the same bits and blocks whose input is not rounded; a fractional zero point becomes a whole one."""
+    return _named(form.bits, form.block_size, _kind(form.symmetric, False) + _FLOAT_INPUT)
+
+
 def _named(bits: int, block_size: int, kind: str) -> Format:
-    name = f"int{bits}-b{block_size}{kind}"
-    return Format(name, bits, block_size, symmetric=not kind, block_sums=kind == "-affine")
+    zero_points, floats = kind.removesuffix(_FLOAT_INPUT), kind.endswith(_FLOAT_INPUT)
+    return Format(
+        f"int{bits}-b{block_size}{kind}",
+        bits,
+        block_size,
+        symmetric=not zero_points,
+        block_sums=zero_points == "-affine",
+        float_input=floats,
+    )
 
 
 def _kind(symmetric: bool, block_sums: bool) -> str:
@@ -237,6 +268,8 @@ def _kind(symmetric: bool, block_sums: bool) -> str:
     return "-affine" if block_sums else "-asym"
 
 
+# Eight bits lack it: the kernel would dequantize the whole weight in every call.
+_FLOAT_INPUT = "-level0"
 _FLOATS = (
     Format("float32", 32),
     Format("float16", 16, dtype="float16"),
@@ -244,7 +277,7 @@ _FLOATS = (
 )
 _BLOCKS = tuple(
     _named(bits, size, kind)
-    for bits, kinds in ((8, ("",)), (4, ("", "-asym", "-affine")))
+    for bits, kinds in ((8, ("",)), (4, ("", "-asym", "-affine", _FLOAT_INPUT, "-asym" + _FLOAT_INPUT)))
     for kind in kinds
     for size in BLOCK_SIZES
 )
@@ -263,6 +296,12 @@ def _columns(rows: Rows, block_size: int) -> Rows:
     k = rows.shape[1]
     padded = np.pad(rows, ((0, 0), (0, -k % block_size))) if k % block_size else rows
     return np.ascontiguousarray(padded.reshape(-1, block_size).T)
+
+
+def _shares(importance: Rows) -> Rows:
+    """[block_size, blocks], 1 on average in each block; 1 for all where none counts."""
+    mean = importance.mean(0)
+    return np.where(mean > 0, importance / np.where(mean > 0, mean, 1), np.float32(1))
 
 
 def _packed(codes: Rows, n: int, bits: int) -> Bytes:

@@ -82,6 +82,10 @@ class Recipe:
         """Whether a format is among the rules that takes the checkpoint's own integers."""
         return any(find_format(form).keeps for _, form in self.rules)
 
+    def with_forms(self, forms: Mapping[str, str]) -> Recipe:
+        """The same with other formats for some weights, by their names."""
+        return replace(self, rules=(*forms.items(), *self.rules), _decided=set[int]())
+
     def without_block_sums(self) -> Recipe:
         """The same with whole zero points in the place of fractional ones, whose inputs are wider than their weights."""
         return replace(self, rules=tuple((glob, form.replace("-affine", "-asym")) for glob, form in self.rules))

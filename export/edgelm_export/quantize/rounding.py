@@ -7,6 +7,8 @@ A candidate takes one pass over the weights, for its codes and the sums of q, q^
 codes best, follow from the sums alone:
 
     sum ((q - zero) * scale - w)^2 = scale^2 * sum (q - zero)^2 - 2 * scale * sum (q - zero) * w + sum w^2
+
+Where `importance` is given, of the shape of the blocks and 1 on average in each, every term of every sum counts by it.
 """
 
 from __future__ import annotations
@@ -76,12 +78,16 @@ class Fit:
 class Blocks:
     """Blocks [block_size, count], what of them every candidate needs, and room for its codes."""
 
-    def __init__(self, values: Array, bits: int, sums: tuple[Array, Array] | None = None) -> None:
+    def __init__(
+        self, values: Array, bits: int, importance: Array | None = None, sums: tuple[Array, Array] | None = None
+    ) -> None:
         """`sums`: of w and of w^2, [count] each, where they are known."""
         self.values = values
+        self._importance = importance
+        self._counted = values if importance is None else values * importance
         self.top = np.float32((1 << bits) - 1)
         self.size = np.float32(len(values))
-        self.sum, self._squares = sums or (_sums(values), _dots(values, values))
+        self.sum, self._squares = sums or (_sums(self._counted), _dots(self._counted, values))
         self._codes = np.empty_like(values)
         self._bits = bits
 
@@ -92,8 +98,9 @@ class Blocks:
     def fit(self, scale: Array, zero: Array) -> Fit:
         """What a grid comes to."""
         codes = self.codes(scale, zero)
-        total = codes.sum(0)
-        squares, products = _dots(codes, codes), _dots(codes, self.values)
+        counted = codes if self._importance is None else codes * self._importance
+        total = counted.sum(0)
+        squares, products = _dots(counted, codes), _dots(codes, self._counted)
         spread, product = self.about(zero, total, squares, products)
         error = scale * spread
         error -= product + product
@@ -109,21 +116,22 @@ class Blocks:
     def at(self, chosen: npt.NDArray[np.intp]) -> Blocks:
         """Some of the blocks."""
         sums = self.sum[chosen], self._squares[chosen]
-        return Blocks(np.take(self.values, chosen, axis=1), self._bits, sums)
+        importance = None if self._importance is None else np.take(self._importance, chosen, axis=1)
+        return Blocks(np.take(self.values, chosen, axis=1), self._bits, importance, sums)
 
     def rounded(self, fit: Fit) -> Rounded:
         """The codes of a grid that was found."""
         return Rounded(fit.scale, fit.zero, self.codes(fit.scale, fit.zero))
 
 
-def symmetric(values: Array, bits: int) -> Rounded:
+def symmetric(values: Array, bits: int, importance: Array | None = None) -> Rounded:
     """Zero point 2^(bits-1). Eight bits: round to nearest; fewer: searched scale, starting where the largest value is the lowest code."""
     half = float(1 << (bits - 1))
     low, high = values.min(0), values.max(0)
     if bits == 8:  # the largest value is code 255 or 1, as in Q8_0, whose integers are thus kept
         return round_to(values, bits, np.maximum(high, -low) / np.float32(half - 1))
     zero = np.full(values.shape[1], half, np.float32)
-    blocks = Blocks(values, bits)
+    blocks = Blocks(values, bits, importance)
     lowest = _largest(values, low, high) / np.float32(-half)
     narrower = _narrower(blocks)
     parts = (1.0, narrower, -half / (half - 1), *([0.93 * narrower] if blocks.size > _SMALL else []))
@@ -131,19 +139,19 @@ def symmetric(values: Array, bits: int) -> Rounded:
     return blocks.rounded(_search(blocks, starts, _refit_scale))
 
 
-def asymmetric(values: Array, bits: int) -> Rounded:
+def asymmetric(values: Array, bits: int, importance: Array | None = None) -> Rounded:
     """Whole zero point: simple rule is the range from lowest to highest value, with 0 in it."""
-    blocks = Blocks(values, bits)
+    blocks = Blocks(values, bits, importance)
     starts = ((scale, _whole(zero, blocks.top)) for scale, zero in _starts(*_range(values), blocks))
     return blocks.rounded(_search(blocks, starts, _refit_scale_and_whole_zero))
 
 
-def affine(values: Array, bits: int) -> Rounded:
+def affine(values: Array, bits: int, importance: Array | None = None) -> Rounded:
     """Fractional zero point.
 
     A block of evenly spaced values is kept as it is when it uses all 2^bits levels but at most two at the ends (Q4_1, Q4_K).
     """
-    blocks = Blocks(values, bits)
+    blocks = Blocks(values, bits, importance)
     return blocks.rounded(_affine(blocks, *_range(values)))
 
 

@@ -26,12 +26,15 @@ from edgelm_export.quality import Divergence
 from edgelm_export.quantize.budget import Option
 from edgelm_export.quantize.calibrate import Inputs
 from edgelm_export.quantize.compensate import Compensation
-from edgelm_export.quantize.formats import Format, find_format
+from edgelm_export.quantize.formats import Format, find_format, with_float_input
 
 Array = NDArray[np.float32]
 
 # What a weight may be stored in, from few bytes to many.
-CANDIDATES = ("int4-b128", "int4-b64", "int4-b32", "int4-b32-asym", "int8-b128", "int8-b64", "int8-b32", "float16")
+CANDIDATES = (
+    *("int4-b128", "int4-b128-asym", "int4-b64", "int4-b64-asym", "int4-b32", "int4-b32-asym"),
+    *("int8-b128", "int8-b64", "int8-b32", "float16"),
+)
 
 # Rows of a weight that stand for all of them when the error of a format is estimated.
 _ROWS = 96
@@ -85,7 +88,7 @@ class Surveyor:
         slopes = self._slopes(probes)
         return {
             weight.name: [
-                Option(form, find_format(form).nbytes(*weight.values.shape), slopes[weight.name] * error)
+                _option(weight, find_format(form), slopes[weight.name] * error)
                 for form, error in errors[weight.name].items()
             ]
             for weight in self._weights
@@ -99,10 +102,11 @@ class Surveyor:
         compensation = None if moments is None else Compensation(moments)
         errors: dict[str, float] = {}
         for form in dict.fromkeys(find_format(name).fit(k) for name in CANDIDATES):
-            error = _weight_error(form, rows, compensation, compensates=True)
-            if form.bits < 16:
-                error += self._input_error(weight.name, rows, form.block_size)
-            errors[form.name] = error * n / len(rows)
+            error = _weight_error(form, rows, compensation, compensates=True) * n / len(rows)
+            of_input = 0.0 if form.bits >= 16 else self._input_error(weight.name, rows, form.block_size) * n / len(rows)
+            errors[form.name] = error + of_input
+            if form.bits == 4 and of_input > error:
+                errors[with_float_input(form).name] = error
         probe = _weight_error(find_format(_PROBE).fit(k), rows, compensation, compensates=False)
         return errors, probe * n / len(rows)
 
@@ -155,6 +159,13 @@ def _weight(value: ir.Value) -> Weight | None:
     if not isinstance(tensor, ir.ExternalTensor) or not name.endswith(".weight") or len(tensor.shape) != 2:
         return None
     return Weight(name.removesuffix(".weight"), tensor.numpy())
+
+
+def _option(weight: Weight, form: Format, divergence: float) -> Option:
+    nbytes = form.nbytes(*weight.values.shape)
+    # Products of floats are float32 on a CPU: ONNX Runtime widens shorter ones when it loads them. Float inputs take four times as long.
+    read = 4 * weight.values.size if form.bits >= 16 else 4 * nbytes if form.float_input else None
+    return Option(form.name, nbytes, divergence, read)
 
 
 def _weight_error(form: Format, rows: Array, compensation: Compensation | None, *, compensates: bool) -> float:
