@@ -116,7 +116,8 @@ class Program:
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Those outputs of the graph, in memory of their own; several threads may run at once."""
-        if _BFLOAT16 not in (self.types[name] for name in (*feeds, *outputs)):
+        # What is fed in the place of a weight has no type here.
+        if _BFLOAT16 not in (self.types.get(name) for name in (*feeds, *outputs)):
             with self._explained():
                 return self.session.run(list(outputs), dict(feeds))
         io = self.session.io_binding()
