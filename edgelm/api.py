@@ -102,7 +102,7 @@ def load(
 def find_package(package: str | Path) -> Path:
     """The folder of a package given by path, or by a catalogue name that is exported on first use."""
     from edgelm.home import packages_folder
-    from edgelm.package import MANIFEST
+    from edgelm.manifest import MANIFEST
 
     path = Path(package)
     if path.exists() or not isinstance(package, str) or len(path.parts) != 1:

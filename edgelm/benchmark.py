@@ -14,7 +14,8 @@ from edgelm.encode import Encoder, Row
 from edgelm.errors import InvalidOption
 from edgelm.generation_config import GenerationConfig
 from edgelm.loading import length_limit, load_encoder, load_program, physical_cores
-from edgelm.package import Manifest, Package
+from edgelm.manifest import Manifest
+from edgelm.package import Package
 from edgelm.protocols import DecoderRows
 from edgelm.providers import Provider
 from edgelm.rows import ENCODER, decoder_rows, seq2seq

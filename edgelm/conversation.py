@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -13,6 +11,7 @@ from edgelm.errors import GenerationError, InvalidOption
 from edgelm.generation import Chunk
 from edgelm.generation_config import GenerationConfig, option_fields
 from edgelm.metrics import Metrics
+from edgelm.replacing import replacing
 
 _FORMAT = "edgelm-chat-1"
 _ROLES = ("user", "assistant")
@@ -26,7 +25,11 @@ class ChatModel(Protocol):
         """The settings that are not given."""
         ...
 
-    def stream_chat(self, messages: list[dict[str, str]], /, **options: Any) -> Iterator[Chunk]:
+    def fit_chat(self, messages: list[dict[str, str]], /, **options: Any) -> Sequence[Mapping[str, Any]]:
+        """A conversation without its oldest turns where it leaves no room for an answer."""
+        ...
+
+    def stream_chat(self, messages: Sequence[Mapping[str, Any]], /, **options: Any) -> Iterator[Chunk]:
         """The answer to a conversation, piece by piece."""
         ...
 
@@ -37,6 +40,7 @@ class Conversation:
     Attributes:
         system: the message that precedes all others, or None.
         messages: {"role", "content"} of what was said, without the system message; user and assistant take turns.
+        unread: how many of the oldest messages the last answer was given without, because they no longer fit.
         metrics: those of the answers that were not interrupted, oldest first.
     """
 
@@ -56,6 +60,7 @@ class Conversation:
         model.defaults.replace(**self._settings)
         self.system = system
         self.messages: list[dict[str, str]] = []
+        self.unread = 0
         self.metrics: list[Metrics] = []
 
     @property
@@ -67,15 +72,19 @@ class Conversation:
         """Says something and gives the answer piece by piece.
 
         The turn is remembered when its answer ends, or with what there is of it when the caller stops early (by closing
-        this, or an interrupt). A turn that fails, or has no answer yet, is forgotten.
+        this, or an interrupt). A turn that fails, or has no answer yet, is forgotten. A chat that has become too long is
+        read without its oldest turns; they stay in `messages`.
 
         Raises:
-            GenerationError: what `DecoderModel.stream_chat` raises; ContextOverflow when the chat has become too long.
+            GenerationError: what `DecoderModel.stream_chat` raises; ContextOverflow when this turn alone is too long.
         """
         said = {"role": "user", "content": text}
         answer, failed = "", False
         try:
-            for chunk in self._model.stream_chat([*self._preceding(), said], **self._settings):
+            chat = [*self._preceding(), said]
+            read = self._model.fit_chat(chat, **self._settings)
+            self.unread = len(chat) - len(read)
+            for chunk in self._model.stream_chat(read, **self._settings):
                 answer += chunk.text
                 if chunk.metrics is not None:
                     self.metrics.append(chunk.metrics)
@@ -89,7 +98,7 @@ class Conversation:
 
     def reset(self) -> None:
         """Forgets what was said, not the settings or the system message."""
-        self.messages, self.metrics = [], []
+        self.messages, self.metrics, self.unread = [], [], 0
 
     def set(self, name: str, text: str) -> None:
         """Changes a setting as it is typed: a number, a word, or JSON; "default" gives the model's own back.
@@ -125,14 +134,9 @@ class Conversation:
             "messages": self.messages,
         }
         try:
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            try:
-                with open(handle, "w", encoding="utf-8") as file:
-                    json.dump(content, file, ensure_ascii=False, indent=1)
-                    file.write("\n")
-                os.replace(name, path)
-            finally:
-                Path(name).unlink(missing_ok=True)
+            with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+                json.dump(content, file, ensure_ascii=False, indent=1)
+                file.write("\n")
         except OSError as error:
             raise GenerationError(f"{path} cannot be written: {error.strerror}; choose another file") from error
 
@@ -149,7 +153,7 @@ class Conversation:
         except InvalidOption as error:
             raise InvalidOption(f"{path}: {error}") from error
         self.system, self._settings, self.messages = content["system"], content["settings"], content["messages"]
-        self.metrics = []
+        self.metrics, self.unread = [], 0
 
     def _preceding(self) -> list[dict[str, str]]:
         first = [] if self.system is None else [{"role": "system", "content": self.system}]

@@ -104,9 +104,10 @@ def preload() -> None:
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """The memory of one GPU."""
+    """The memory of one GPU; errors name the bytes of `weights` that lie there already."""
 
     index: int
+    weights: int = 0
 
     def empty(self, shape: Sequence[int], dtype: str, *, sparse: bool = False) -> DeviceArray:
         """A zeroed array; `sparse` means nothing here.
@@ -116,7 +117,7 @@ class DeviceMemory:
         """
         itemsize = np.dtype(host_dtype(dtype)).itemsize
         nbytes = math.prod(shape) * itemsize
-        block = _Block(self.index, nbytes)
+        block = _Block(self.index, nbytes, self.weights)
         strides = tuple(itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
         return DeviceArray(block, block.address, tuple(shape), strides, dtype)
 
@@ -217,13 +218,13 @@ class DeviceArray:
 class _Block:
     """Device memory that is given back when nothing refers to it any more."""
 
-    def __init__(self, index: int, nbytes: int) -> None:
+    def __init__(self, index: int, nbytes: int, weights: int) -> None:
         pointer, self.index = ctypes.c_void_p(), index
         status = _call_status(index, "cudaMalloc", ctypes.byref(pointer), ctypes.c_size_t(max(1, nbytes)))
         if status == _OUT_OF_MEMORY:
             _runtime().cudaGetLastError()  # it would be reported again by whoever asks next
             free, total = DeviceMemory(index).room()
-            raise OutOfDeviceMemory(nbytes, free, total, f"cuda:{index}")
+            raise OutOfDeviceMemory(nbytes, free, total, f"cuda:{index}", weights)
         _check(status, f"cudaMalloc of {nbytes} bytes")
         self.address = pointer.value or 0
         _call(index, "cudaMemset", pointer, 0, ctypes.c_size_t(max(1, nbytes)))

@@ -15,7 +15,7 @@ from edgelm import __version__, cuda, home
 from edgelm.errors import EdgeLMError, ProviderError
 from edgelm.known_answers import answers
 from edgelm.machine import available_memory, cpu_features, physical_cores
-from edgelm.package import PROBES
+from edgelm.manifest import PROBES
 from edgelm.providers import PROVIDERS, Provider, check_onnxruntime, installed, missing
 from edgelm.verification import operator_check
 

@@ -93,14 +93,15 @@ class OutOfDeviceMemory(ProviderError):
         free: bytes that were free.
     """
 
-    def __init__(self, needed: int, free: int, total: int, device: str, hint: str = "") -> None:
-        """Sizes in bytes; `hint` says what to do."""
+    def __init__(self, needed: int, free: int, total: int, device: str, weights: int = 0, hint: str = "") -> None:
+        """Sizes in bytes, `weights` 0 where none are known of; `hint` says what to do."""
         self.needed, self.free = needed, free
-        self._facts = (total, device)
+        self._facts = (total, device, weights)
+        held = f"the weights take {weights / 1e6:,.1f} MB, " if weights else ""
         wanted = f"{needed / 1e6:,.1f} MB more were asked for and " if needed else ""
         hint = hint or "load it with a smaller max_length (--max-length), or export it with fewer bits"
         super().__init__(
-            f"{device} is out of memory: {wanted}{free / 1e6:,.1f} of {total / 1e6:,.1f} MB are free; {hint}"
+            f"{device} is out of memory: {held}{wanted}{free / 1e6:,.1f} of {total / 1e6:,.1f} MB are free; {hint}"
         )
 
     def advise(self, hint: str) -> OutOfDeviceMemory:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from edgelm.errors import ManifestError, ProviderError
 from edgelm.machine import cpu_features
 from edgelm.package import Package
 from edgelm.providers import Provider
+from edgelm.replacing import replacing
 from edgelm.session import Program
 
 NOTHING = "nothing"  # float32 []: the only input, 0
@@ -124,7 +123,5 @@ def _remember(graph: bytes, provider: Provider, found: Mapping[str, float]) -> N
     place = _place(graph, provider)
     with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=place.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(found, file)
-        os.replace(name, place)
+        with replacing(place) as temporary:
+            temporary.write_text(json.dumps(found), encoding="utf-8")

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from edgelm.encode import Encoder, Grouping, Threads
-from edgelm.errors import InvalidOption
+from edgelm.errors import InvalidOption, ProviderError
 from edgelm.known_answers import check_operators
 from edgelm.machine import physical_cores
 from edgelm.package import Package
@@ -36,6 +36,21 @@ def check_least(name: str, number: int, least: int) -> None:
         raise InvalidOption(f"{name} {number} is below {least}")
 
 
+def computing(package: Package, provider: Provider) -> Provider:
+    """The provider as it runs a package's programs, which are known before a session is made.
+
+    Raises:
+        ProviderError: it has no kernels for their activations.
+    """
+    m = package.manifest
+    if m.activations not in provider.takes:
+        raise ProviderError(
+            f"{package.path}: the programs for {m.device} have {m.activations} activations, for which device {provider.name} has no "
+            f"kernels; run them with --device {m.device} on a machine that can, or export again with --device {provider.name},{m.device}"
+        )
+    return provider.computing(m.activations)
+
+
 def load_program(package: Package, name: str, provider: Provider, threads: int | None) -> Program:
     """Loads a program while the digests of all files are checked.
 
@@ -46,6 +61,7 @@ def load_program(package: Package, name: str, provider: Provider, threads: int |
     """
     if threads is not None:
         check_least("threads", threads, 1)
+    provider = computing(package, provider)
     with ThreadPoolExecutor(1) as pool:
         checked = pool.submit(package.verify_digests)
         try:
@@ -63,7 +79,7 @@ def load_encoder(package: Package, provider: Provider, threads: int | None) -> E
     """
     workers = (threads or physical_cores()) if provider.name == "cpu" else 1
     program = load_program(package, "encoder", provider, 1 if threads is None else min(threads, 1))
-    wide = partial(Program, package.program("encoder"), provider, workers) if workers > 1 else None
+    wide = partial(Program, package.program("encoder"), program.provider, workers) if workers > 1 else None
     shared = Threads(workers, wide, package.manifest.parameters)
     facts = package.manifest.encoder_facts
     grouping = (

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgelm import signature, tasks
-from edgelm.package import Manifest
+from edgelm.manifest import Manifest
 from edgelm.rows import DECODER, ENCODER, FIRST
 from edgelm.session import Program
 from edgelm.signature import Port

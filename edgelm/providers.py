@@ -43,6 +43,7 @@ class Provider:
         install: what to install for it.
         runs: devices of packages whose programs it runs, in order of preference.
         takes: dtypes of activations that it computes with, where need be by casting them.
+        narrow_config: ONNX Runtime session configuration entries for activations of 16 bits, in place of those in session_config.
         bucket_tokens: tokens of an encoder's texts that run together, padding included; a longer text runs alone. On CPU few do,
             a thread each: activations stay in the cache, and no thread waits for another.
         pads: whether texts of different lengths may run together. On CPU padding costs what tokens cost, and texts of one length
@@ -69,6 +70,7 @@ class Provider:
     branches: bool = True
     runs: tuple[str, ...] = ("cpu",)
     takes: tuple[str, ...] = ("float32", "float16")
+    narrow_config: Mapping[str, str] = field(default_factory=dict[str, str])
     bucket_tokens: int = 256
     pads: bool = False
     session_config: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -96,6 +98,12 @@ class Provider:
         """
         return replace(self, session_config={**self.session_config, "session.force_spinning_stop": "1"})
 
+    def computing(self, activations: str) -> Provider:
+        """The same as it runs programs with activations of one of the dtypes that it `takes`."""
+        if activations == "float32":
+            return self
+        return replace(self, activation_dtype=activations, session_config={**self.session_config, **self.narrow_config})
+
     def with_activations(self, dtype: str) -> Provider:
         """The same with activations of that dtype, as people type it.
 
@@ -119,6 +127,10 @@ PROVIDERS: Mapping[str, Provider] = {
         session_config={
             # A sum and its norm fused into one take 7.5 times as long as apart (rows of 768, ONNX Runtime 1.31).
             "optimization.disable_specified_optimizers": "SkipLayerNormFusion",
+        },
+        narrow_config={
+            # Products of two transposed inputs, DeBERTa's, crash ONNX Runtime 1.31 and 1.32 when it fuses them around its casts.
+            "optimization.disable_specified_optimizers": "SkipLayerNormFusion;MatmulTransposeFusion",
         },
         # Without it, products of uint8 and int8 are off by a tenth with AVX2 and no VNNI, without a word. The kernel it takes is 1.3
         # times slower there, and would be up to ten times slower with AMX.

@@ -76,6 +76,10 @@ def remarks(quality: Quality) -> list[str]:
     """What a card says beside its table, a sentence each."""
     said = [f"{item['name']} {item['relative_error']:.1%}" for item in quality.get("layers", ())]
     lines = [f"largest errors of blocks: {', '.join(said)}"] if said else []
+    if "ran_on" in quality:
+        lines.append(
+            f"measured with the kernels of {quality['ran_on']}; edgelm verify --against the checkpoint measures those of its own device"
+        )
     if "steps_against_prefill" in quality:
         lines.append(f"decode steps differ from prefill by {quality['steps_against_prefill']:.1e} of the largest logit")
     if "float_against_original" in quality:
@@ -93,6 +97,13 @@ def screen(quality: Quality) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     head = f"quality against the float graph, on the {text_name(quality)}"
     return [head, *(_aligned(row, widths) for row in rows), *remarks(quality)]
+
+
+def screens(cards: Mapping[str, Quality]) -> list[str]:
+    """The cards of programs by their device, one below the other; a single one goes without the name."""
+    if len(cards) == 1:
+        return [line for quality in cards.values() for line in screen(quality)]
+    return [line for device, quality in cards.items() for line in (f"for {device}:", *screen(quality))]
 
 
 def text_name(quality: Quality) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgelm import signature, tasks
 from edgelm.encode import Encoder, Row
-from edgelm.package import Manifest
+from edgelm.manifest import Manifest
 from edgelm.protocols import Rows
 from edgelm.rows import DECODER, ENCODER, decoder_rows, seq2seq
 from edgelm.session import Program

@@ -9,7 +9,7 @@ from edgelm.decode import Decoder
 from edgelm.encode import Encoder
 from edgelm.growing import GrowingDecoder
 from edgelm.growing_seq2seq import GrowingSeq2Seq
-from edgelm.package import Manifest
+from edgelm.manifest import Manifest
 from edgelm.protocols import DecoderRows
 from edgelm.seq2seq import Seq2Seq
 from edgelm.session import Program

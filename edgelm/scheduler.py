@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgelm.decode import PREFILL_CHUNK
-from edgelm.errors import GenerationError
+from edgelm.errors import EdgeLMError, GenerationError
 from edgelm.prefix_cache import PrefixCache
 from edgelm.protocols import DecoderRows, Logits
 from edgelm.search import Batch, Choice, Draft, Search
@@ -156,6 +156,8 @@ class Scheduler:
             while self._obey():
                 self._read()
                 self._step()
+        except EdgeLMError as error:  # a device without room; those who wait are told, and the next job starts anew
+            self._fail(error)
         except BaseException as error:  # ours, and nobody may wait for ever because of it
             self._fail(error)
             raise

@@ -82,7 +82,7 @@ class Program:
             OutOfDeviceMemory: the weights do not fit the device.
         """
         self.provider = provider
-        self.memory: Memory = DeviceMemory(provider.index) if provider.device_memory else HOST_MEMORY
+        self.memory = _memory(path, provider)
         self.bound_seconds = 0.0
         self.captures = capture and provider.device_memory
         self._numbers = itertools.count(1)
@@ -116,12 +116,12 @@ class Program:
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Those outputs of the graph, in memory of their own; several threads may run at once."""
-        if _BFLOAT16 not in (self.types[name] for name in outputs):
+        if _BFLOAT16 not in (self.types[name] for name in (*feeds, *outputs)):
             with self._explained():
                 return self.session.run(list(outputs), dict(feeds))
         io = self.session.io_binding()
         for name, array in feeds.items():
-            io.bind_ortvalue_input(name, value(array))
+            io.bind_ortvalue_input(name, value(array, self.types[name]))
         for name in outputs:
             io.bind_output(name)
         with self._explained():
@@ -152,7 +152,7 @@ class Program:
         try:
             yield
         except Exception as error:  # ONNX Runtime raises bare and undocumented types
-            raise _out_of_memory(error, self.provider) or error from error
+            raise _out_of_memory(error, self.provider, self.memory) or error from error
 
     def run_bound(self, io: Any, options: Any) -> None:
         """Executes the graph on what is bound."""
@@ -263,7 +263,8 @@ def _session(
         if capture and "graph capture" in str(error):
             raise _NotCapturable from error
         refused = ProviderError(f"ONNX Runtime {onnxruntime.__version__} refuses {path}: {error}")
-        raise _out_of_memory(error, provider) or refused from error
+        full = _out_of_memory(error, provider, _memory(path, provider))
+        raise (full.advise(_TOO_LARGE) if full else refused) from error
     if provider.ort_name not in session.get_providers():  # it takes the CPU instead, and says so in its log alone
         raise ProviderError(
             f"ONNX Runtime {onnxruntime.__version__} could not start {provider.ort_name}: "
@@ -272,15 +273,25 @@ def _session(
     return session
 
 
-def _out_of_memory(error: Exception, provider: Provider) -> OutOfDeviceMemory | None:
+def _memory(path: Path, provider: Provider) -> Memory:
+    """The memory that a provider computes in; that of a device holds the weights that lie beside the graph."""
+    if not provider.device_memory:
+        return HOST_MEMORY
+    name = path.name.partition(".")[0]  # forms for several devices share the file
+    return DeviceMemory(provider.index, sum(file.stat().st_size for file in path.parent.glob(f"{name}.*data")))
+
+
+def _out_of_memory(error: Exception, provider: Provider, memory: Memory) -> OutOfDeviceMemory | None:
     """The error to raise where ONNX Runtime's is about device memory."""
-    if not provider.device_memory or not any(sign in str(error) for sign in _OUT_OF_MEMORY):
+    if not isinstance(memory, DeviceMemory) or not any(sign in str(error) for sign in _OUT_OF_MEMORY):
         return None
     needed = re.search(r"requested buffer of size (\d+)", str(error))
-    free, total = DeviceMemory(provider.index).room()
-    return OutOfDeviceMemory(int(needed[1]) if needed else 0, free, total, provider.device)
+    return OutOfDeviceMemory(int(needed[1]) if needed else 0, *memory.room(), provider.device, memory.weights)
 
 
+_TOO_LARGE = (
+    "the model does not fit: export it with fewer bits (--precision), or take a GPU with more memory (--device cuda:1)"
+)
 _OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory", "Available memory of")
 _BFLOAT16, _BFLOAT16_ELEMENT = "tensor(bfloat16)", 16
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
@@ -21,6 +20,7 @@ from edgelm.cuda import host_dtype
 from edgelm.errors import StateError
 from edgelm.prefix_cache import Kept
 from edgelm.protocols import DecoderRows
+from edgelm.replacing import replacing
 
 NewRow = Callable[[int, str | None], DecoderRows]
 
@@ -38,18 +38,12 @@ def write_state(path: Path, package: str, rows: Sequence[Kept]) -> None:
     header = json.dumps({"package": package, "rows": entries}).encode()
     head = _MAGIC + len(header).to_bytes(8, "little") + header
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                digest = hashlib.sha256()
-                for part in _parts(head, rows):
-                    file.write(part)
-                    digest.update(part)
-                file.write(digest.digest())
-                file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            digest = hashlib.sha256()
+            for part in _parts(head, rows):
+                file.write(part)
+                digest.update(part)
+            file.write(digest.digest())
     except OSError as error:
         raise StateError(f"{path} cannot be written: {error}") from error
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from edgelm.errors import EdgeLMError
 from edgelm.known_answers import Answer, package_answers, wrong_answer
+from edgelm.loading import computing
 from edgelm.package import Package
 from edgelm.program_ports import differences
 from edgelm.providers import Provider, find_provider
@@ -59,9 +60,12 @@ def verify_package(
         yield Check("digests", True, f"{len(package.manifest.files)} files, {package.size / 1e6:,.1f} MB, as exported")
         provider = find_provider(device, package_devices=package.manifest.devices)
         package = package.on(provider.runs)
+        provider = computing(package, provider)
     except EdgeLMError as error:
         yield Check(_FAILS.get(type(error).__name__, "provider"), False, str(error))
         return
+    if "skipped" in package.manifest.quality:
+        yield Check("quality card", True, f"none, {package.manifest.quality['skipped']}")
     programs: dict[str, Program] = {}
     for name in package.manifest.programs:
         yield from _opened(package, provider, name, programs)
@@ -149,10 +153,14 @@ def compared(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[
             continue
         was, now = recorded.get(part, {}), found[part]
         keys = [key for key in _ALLOWED if key in now]
-        said = [f"{key.replace('_', ' ')} {now[key]:.4g} (recorded {was.get(key, float('nan')):.4g})" for key in keys]
+        said = [f"{key.replace('_', ' ')} {now[key]:.4g}{_recorded(was.get(key))}" for key in keys]
         worse = [key for key in keys if key in was and _is_worse(key, was[key], now[key])]
         advice = f"; {', '.join(worse)} got worse: is it the same checkpoint? If so, {_AGAIN}" if worse else ""
         yield Check(f"quality of {part}", not worse, ", ".join(said) + advice)
+
+
+def _recorded(was: float | None) -> str:
+    return "" if was is None else f" (recorded {was:.4g})"
 
 
 def _is_worse(key: str, was: float, now: float) -> bool:

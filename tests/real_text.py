@@ -30,6 +30,18 @@ def sentences(purpose: str, count: int) -> list[str]:
     return [own[i * len(own) // count] for i in range(count)]
 
 
+def length_mixes(count: int) -> dict[str, list[str]]:
+    """Texts of three mixes of lengths: queries of 2 to 8 words, sentences, and all from a query to a paragraph of 8 sentences."""
+    chosen = sentences("speed", count)
+    short = [" ".join(text.split()[: 2 + i % 7]) for i, text in enumerate(chosen)]
+    paragraphs = [" ".join(chosen[i : i + 3 + i % 6]) for i in range(count)]
+    return {
+        "short": short,
+        "sentences": chosen,
+        "mixed": [(short, chosen, paragraphs)[i % 3][i] for i in range(count)],
+    }
+
+
 def split_sentences(text: str) -> list[str]:
     """The sentences of 40 to 300 characters in a text that begin with a capital letter and are complete."""
     parts = [part for line in text.splitlines() for part in _SENTENCE_END.split(" ".join(line.split()))]

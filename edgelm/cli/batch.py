@@ -14,7 +14,7 @@ import click
 
 from edgelm.cli.outputs import as_plain, to_json
 from edgelm.errors import EdgeLMError, GenerationError, InvalidOption
-from edgelm.package import MANIFEST
+from edgelm.manifest import MANIFEST
 from edgelm.progress import progress
 from edgelm.text_generation import DecoderModel
 

@@ -96,7 +96,7 @@ class _Session:
         self._commands[name](rest.strip())
 
     def _answer(self, text: str) -> None:
-        chunks = self._chat.ask(text)
+        chunks, before = self._chat.ask(text), self._chat.unread
         reason = None
         try:
             for chunk in chunks:
@@ -112,6 +112,8 @@ class _Session:
         finally:
             chunks.close()
         click.echo()
+        if self._chat.unread > before:
+            _note(f"(the chat is long: its first {self._chat.unread} messages are no longer read; see --max-length)")
         if reason == "length":
             _note("(cut off: max_new_tokens is reached, or the context is full; see /set and /stats)")
         elif reason == "interrupt":

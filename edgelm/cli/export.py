@@ -12,7 +12,7 @@ import click
 from edgelm.api import exporter
 from edgelm.cli.facts import package_facts
 from edgelm.package import Package
-from edgelm.quality_card import screen
+from edgelm.quality_card import screens
 
 
 @click.command()
@@ -111,7 +111,7 @@ def describe(package: Package) -> str:
     lines = [
         f"{package.path}: {m.architecture} for {m.task}, {m.parameters / 1e6:,.1f} M parameters, {m.precision}, "
         f"{package.size / 1e6:,.1f} MB",
-        *(f"  {line}" for line in screen(m.quality)),
+        *(f"  {line}" for line in screens({device: m.on(device).quality for device in m.devices})),
     ]
     lines.extend(f"  note: {note}" for note in m.notes)
     return "\n".join(lines)

@@ -31,6 +31,7 @@ def package_facts(package: Package) -> dict[str, Any]:
         "source": {key: value for key, value in m.source.items() if key != "files"},
         "recipe": dict(m.recipe),
         "quality": dict(m.quality),
+        **({"forms": {device: {"quality": dict(m.on(device).quality)} for device in m.forms}} if m.forms else {}),
         "versions": dict(m.versions),
         "notes": list(m.notes),
     }

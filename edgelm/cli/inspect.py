@@ -10,8 +10,9 @@ import click
 
 from edgelm.api import exporter
 from edgelm.cli.facts import package_facts
-from edgelm.package import MANIFEST, Package
-from edgelm.quality_card import screen
+from edgelm.manifest import MANIFEST
+from edgelm.package import Package
+from edgelm.quality_card import screens
 
 
 @click.command()
@@ -32,11 +33,14 @@ def describe(facts: dict[str, Any]) -> str:
     """The facts for people, one a line, byte counts as MB; behind them the quality card of a package."""
     lines: list[str] = []
     for key, value in facts.items():
-        if key == "quality" or value in ([], {}):
+        if key in ("quality", "forms") or value in ([], {}):
             continue
         label = key.replace("_bytes", "").replace("bytes", "size").replace("_", " ")
         lines.append(f"{label + ':':<28}{_value(key, value)}")
-    return "\n".join([*lines, *(screen(facts["quality"]) if "quality" in facts else [])])
+    if "quality" not in facts:
+        return "\n".join(lines)
+    others = {device: form["quality"] for device, form in facts.get("forms", {}).items()}
+    return "\n".join([*lines, *screens({facts["device"]: facts["quality"], **others})])
 
 
 def _value(key: str, value: Any) -> str:

@@ -10,7 +10,7 @@ import click
 
 from edgelm import home
 from edgelm.api import exporter
-from edgelm.package import MANIFEST
+from edgelm.manifest import MANIFEST
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -15,6 +13,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from edgelm.errors import InvalidOption
+from edgelm.replacing import replacing
 
 Record = Mapping[str, Any]
 
@@ -54,22 +53,14 @@ def open_output(path: Path, key: str, count: int) -> Generator[Sink]:
     """
     if path.suffix not in _SINKS:
         raise InvalidOption(f"{path}: the output must end in {', '.join(_SINKS)}")
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise InvalidOption(f"{path} cannot be written: {error.strerror}; choose another file with -o") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        sink = _SINKS[path.suffix](temporary, key, count)
+    with ExitStack() as stack:
         try:
-            yield sink
-        finally:
-            sink.close()
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            temporary = stack.enter_context(replacing(path, private=False))
+        except OSError as error:
+            raise InvalidOption(f"{path} cannot be written: {error.strerror}; choose another file with -o") from error
+        sink = _SINKS[path.suffix](temporary, key, count)
+        stack.callback(sink.close)
+        yield sink
 
 
 class _Lines:
@@ -142,9 +133,3 @@ def _array_as_list(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return cast("np.ndarray[Any, Any]", value).tolist()
     raise TypeError(f"{type(value).__name__} is no JSON")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -23,18 +23,26 @@ from edgelm.verification import Check, verify_package
     type=click.Path(path_type=Path),
     help="With --against: the text that the package was measured on, where it was not the built-in one.",
 )
+@click.option(
+    "--record", is_flag=True, help="With --against: put what was measured into PACKAGE, in place of what it has."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, or an execution provider.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(package: str, against: str | None, eval_text: Path | None, device: str, as_json: bool) -> None:
+def command(
+    package: str, against: str | None, eval_text: Path | None, record: bool, device: str, as_json: bool
+) -> None:
     """Check PACKAGE: digests, signatures, operators and their known answers, and a recorded run repeated.
 
     The exit code is 0 when all is well and 1 when a check failed.
     """
-    if eval_text is not None and against is None:
-        raise click.UsageError("--eval-text is for --against")
+    if against is None and (eval_text is not None or record):
+        raise click.UsageError("--eval-text and --record are for --against")
+    measured: list[tuple[Package, Provider, Mapping[str, Any]]] = []
 
     def measure(opened: Package, provider: Provider) -> Mapping[str, Any]:
-        return exporter("against").measure_again(opened, against, provider, eval_text, _say)
+        quality = exporter("against").measure_again(opened, against, provider, eval_text, _say)
+        measured.append((opened, provider, quality))
+        return quality
 
     checks: list[Check] = []
     for check in verify_package(find_package(package), device, None if against is None else measure):
@@ -42,6 +50,10 @@ def command(package: str, against: str | None, eval_text: Path | None, device: s
         if not as_json:
             click.echo(line(check))
     ok = all(check.ok for check in checks)
+    if record and ok:
+        for found in measured:
+            exporter("against").record(*found, eval_text)
+            _say(f"recorded in {found[0].path}")
     if as_json:
         click.echo(json.dumps({"package": package, "ok": ok, "checks": [vars(check) for check in checks]}))
     if not ok:

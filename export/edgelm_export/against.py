@@ -1,22 +1,24 @@
-"""The quality card of a package anew: the package and the checkpoint it was made of in, the card out."""
+"""The quality card of a package anew: the package and the checkpoint it was made of in, the card out, and into the package if wanted."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgelm.errors import InvalidOption, VerificationError
-from edgelm.package import OPTIMUM, Package
+from edgelm.errors import InvalidOption, PackageError, VerificationError
+from edgelm.manifest import OPTIMUM
+from edgelm.package import Package
 from edgelm.providers import Provider
 from edgelm_export.checkpoint import open_checkpoint
 from edgelm_export.evaluation import choose_text
 from edgelm_export.float_graph import FloatGraph
 from edgelm_export.manifest import source_entry
 from edgelm_export.model import understand
+from edgelm_export.quality_page import with_quality
 from edgelm_export.sources import resolve_source
-from edgelm_export.verify import verify
+from edgelm_export.verify import recorded_run, verify
 
 
 def measure_again(
@@ -50,3 +52,20 @@ def measure_again(
         )
     with tempfile.TemporaryDirectory() as scratch, FloatGraph(model, Path(scratch), say) as graph:
         return verify(package, model, provider, graph, text, say)
+
+
+def record(package: Package, provider: Provider, quality: Mapping[str, Any], eval_text: Path | None) -> None:
+    """Puts a card, and a short run of the same programs on the same provider, into a package in place of what it has.
+
+    Raises:
+        PackageError: its folder cannot be written.
+    """
+    run = recorded_run(package, provider, choose_text(eval_text))
+    manifest, device = Package.open(package.path).manifest, package.manifest.device
+    try:
+        carded = with_quality(manifest, quality, package.path, device)
+        carded.measured(device, recorded_run=run).save(package.path)
+    except OSError as error:
+        raise PackageError(
+            f"{package.path} cannot be written: {error.strerror}; copy it to where you may write"
+        ) from error

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgelm.package import form_file
+from edgelm.manifest import form_file
 from edgelm.providers import Provider
 from edgelm_export.graph import GraphBuilder, Location, Produce, Store
 from edgelm_export.low_rank import Updates

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgelm import signature
 from edgelm.adapters import no_adapter
 from edgelm.cache import capacity
+from edgelm.cuda import host_dtype
 from edgelm.session import Program
 from edgelm.signature import CacheGeometry
 
@@ -49,6 +50,6 @@ def text_feeds(
         feeds.update(no_adapter(program, cache.dtype))
         for i, layer in enumerate(cache.layers):
             shape = (1, layer.num_key_value_heads, capacity(layer, count), layer.head_dim)
-            feeds |= {signature.past(i, kind): np.zeros(shape, cache.dtype) for kind in layer.buffers}
+            feeds |= {signature.past(i, kind): np.zeros(shape, host_dtype(cache.dtype)) for kind in layer.buffers}
     taken = set(program.inputs)
     return {port: array for port, array in feeds.items() if port in taken}

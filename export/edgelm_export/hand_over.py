@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgelm import __version__, tasks
 from edgelm.errors import InvalidOption, UnsupportedConfig
-from edgelm.package import OPTIMUM, Manifest, Package
+from edgelm.manifest import OPTIMUM, Manifest
+from edgelm.package import Package
 from edgelm.providers import PROVIDERS
 from edgelm.session import Program
 from edgelm_export import optimum
@@ -35,7 +36,7 @@ from edgelm_export.read_config import model_type_of
 from edgelm_export.sources import Source
 from edgelm_export.task import Task
 from edgelm_export.tasks import choose_task
-from edgelm_export.verify import measure_programs, recorded_run
+from edgelm_export.verify import Side, measure_programs, recorded_run
 from edgelm_export.write import digests, package_folder, write_probes, write_texts
 
 if TYPE_CHECKING:
@@ -250,4 +251,5 @@ def _verify(
         programs.write(_FLOAT, folder)
         references = {name: Program(folder / f"{name}.onnx", _PROVIDER) for name in names}
     error = against_original(package, optimum.Original.load(origin, package.manifest.task), references, text)
-    return {**measure_programs(package, references, candidates, text), "float_against_original": error}
+    reference, candidate = (Side(package.manifest, programs) for programs in (references, candidates))
+    return {**measure_programs(package, reference, candidate, text), "float_against_original": error}

@@ -12,9 +12,10 @@ import itertools
 import logging
 import os
 import re
+import shutil
 import threading
 import warnings
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from edgelm.errors import CheckpointError
 from edgelm.progress import StartProgress, watch_folder
 from edgelm_export.catalogue import HubSource
 from edgelm_export.fetched import Source, Unreachable, check_digest
-from edgelm_export.hub_files import cached_snapshot, is_commit, usable, wanted_files
+from edgelm_export.hub_files import before_weights, cached_snapshot, indexed, is_commit, usable, wanted_files
 
 LOOKUP_SECONDS = 30.0
 _LOG = logging.getLogger(__name__)
@@ -156,25 +157,46 @@ def _ask(wanted: HubSource, seconds: float) -> Listing | BaseException:
 
 
 def _download(wanted: HubSource, listing: Listing, start: StartProgress) -> Path:
-    batches = wanted_files(listing.sizes.keys(), wanted.file, wanted.id)
+    small, weights = wanted_files(listing.sizes.keys(), wanted.file, wanted.id)
+    first, rest = before_weights(small, weights)
+    snapshot = _fetch(wanted, listing, first, wanted.revision, start) if first else None
+    # The weights come last: a snapshot that has them has everything, which is what the cache is asked later.
+    shards = rest if snapshot is None else indexed(snapshot, rest)
+    return _fetch(wanted, listing, shards, wanted.revision if snapshot is None else listing.commit, start)
+
+
+def _fetch(wanted: HubSource, listing: Listing, names: Sequence[str], revision: str, start: StartProgress) -> Path:
+    """The snapshot with these files in it; what was begun before goes on where it stopped."""
     folder = _cache_folder() / f"models--{wanted.id.replace('/', '--')}"
     snapshot = folder / "snapshots" / listing.commit
-    missing = sum(listing.sizes[name] for batch in batches for name in batch if not (snapshot / name).is_file())
-    revision = wanted.revision
+    missing = sum(listing.sizes[name] for name in names if not (snapshot / name).is_file())
+    _check_room(wanted, folder / "blobs", missing)
+    patterns = [glob.escape(name) for name in names]
     try:
         with _quiet_bars(), watch_folder(folder / "blobs", missing, f"Downloading {wanted.id}", start):
-            # The weights come last: a snapshot that has them has everything, which is what the cache is asked later.
-            for batch in filter(None, batches):
-                patterns = [glob.escape(name) for name in batch]
-                fetched = library().snapshot_download(
-                    wanted.id, revision=revision, allow_patterns=patterns, endpoint=endpoint()
-                )
-                revision = listing.commit
+            fetched = library().snapshot_download(
+                wanted.id, revision=revision, allow_patterns=patterns, endpoint=endpoint()
+            )
     except Exception as error:
         raise explained(error, wanted)  # noqa: B904 - it chains the original itself, or is the original
     if Path(fetched).name != listing.commit:
         raise Unreachable(f"{wanted.id} ({wanted.revision}) was changed on the hub at this very moment: try again")
     return snapshot
+
+
+def _check_room(wanted: HubSource, blobs: Path, missing: int) -> None:
+    """Refuses before anything is downloaded what the disk cannot hold.
+
+    Raises:
+        CheckpointError: too little space.
+    """
+    needed = missing - sum(file.stat().st_size for file in blobs.glob("*.incomplete"))
+    free = shutil.disk_usage(next(folder for folder in blobs.parents if folder.exists())).free
+    if needed > free:
+        raise CheckpointError(
+            f"{wanted.id} needs {needed / 1e6:,.0f} MB more and the disk of {library().constants.HF_HUB_CACHE} has "
+            f"{free / 1e6:,.0f} MB free: make room, or set HF_HOME to another folder"
+        )
 
 
 def _checked(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from edgelm.errors import CheckpointError
 from edgelm_export.checkpoint.files import CONVERT_PICKLE, PICKLE_SUFFIXES
+from edgelm_export.wording import listed
 
 _CONFIG = "config.json"
 _SINGLE = "model.safetensors"
@@ -63,11 +64,21 @@ def wanted_files(names: Collection[str], file: str | None, repository: str) -> t
     if len(ggufs) == 1:
         return [], ggufs
     if ggufs:
-        shown = ", ".join(ggufs[:12]) + (f" and {len(ggufs) - 12} more" if len(ggufs) > 12 else "")
         raise CheckpointError(
-            f"{repository} holds {len(ggufs)} .gguf files: name one as {repository}:FILE, from {shown}"
+            f"{repository} holds {len(ggufs)} .gguf files: name one as {repository}:FILE, from {listed(ggufs, ', ', 12)}"
         )
     raise CheckpointError(_nothing_to_read(names, repository))
+
+
+def before_weights(small: Sequence[str], weights: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What must be there before the weights are chosen, their index among it, and the weights."""
+    return [*small, *(name for name in weights if name == _INDEX)], [name for name in weights if name != _INDEX]
+
+
+def indexed(snapshot: Path, weights: Sequence[str]) -> list[str]:
+    """Those that the snapshot's index names, if it has one: a repository may hold the shards of another precision besides."""
+    named = _shards(snapshot) if (snapshot / _INDEX).is_file() else None
+    return [name for name in weights if named is None or name in named]
 
 
 def cached_snapshot(cache: Path, repository: str, revision: str) -> Path | None:
@@ -119,11 +130,17 @@ def _is_companion(name: str) -> bool:
 def _weights_complete(snapshot: Path) -> bool:
     if (snapshot / _SINGLE).is_file():
         return True
+    shards = _shards(snapshot)
+    return bool(shards) and all((snapshot / shard).is_file() for shard in shards or ())
+
+
+def _shards(snapshot: Path) -> set[str] | None:
+    """The names of files that the index of a snapshot lists; None where there is none that says so."""
     try:
-        shards = set(json.loads((snapshot / _INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-        return bool(shards) and all((snapshot / Path(shard).name).is_file() for shard in shards)
+        listed_there = json.loads((snapshot / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        return {Path(shard).name for shard in listed_there}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+        return None
 
 
 def _nothing_to_read(names: Collection[str], repository: str) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from edgelm.package import OPTIMUM
+from edgelm.manifest import OPTIMUM
 from edgelm.providers import PROVIDERS, Provider
 from edgelm_export.assemble import plan
 from edgelm_export.blocks.cache import cache_geometry

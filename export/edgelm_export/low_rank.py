@@ -13,6 +13,7 @@ from edgelm.errors import CheckpointError, EdgeLMError, UnsupportedConfig, Unuse
 from edgelm_export.checkpoint.adapter import Adapter
 from edgelm_export.names import NameMap, Source, source_of
 from edgelm_export.transforms import Array
+from edgelm_export.wording import listed
 
 if TYPE_CHECKING:
     from edgelm_export.weights import Weight
@@ -106,7 +107,7 @@ class Updates:
         for adapter in self._adapters.all:
             if wrong := self._wrong.get(adapter.folder):
                 meant = "" if adapter.base is None else f", {adapter.base} by its config"
-                raise WrongShape(f"adapter {adapter.id} is for another base model{meant}: {_listed(wrong)}")
+                raise WrongShape(f"adapter {adapter.id} is for another base model{meant}: {listed(sorted(set(wrong)))}")
         for adapter in self._adapters.merged:
             self._require_used(adapter, UnusedWeights, "this model does not have, so it is for another base model")
         for adapter in self._adapters.kept.values():
@@ -116,7 +117,7 @@ class Updates:
     def _require_used(self, adapter: Adapter, error: type[EdgeLMError], why: str) -> None:
         unused = [module for module in adapter.pairs if (adapter.folder, module) not in self._used]
         if unused:
-            raise error(f"adapter {adapter.id} changes modules that {why}: {_listed(unused)}")
+            raise error(f"adapter {adapter.id} changes modules that {why}: {listed(sorted(set(unused)))}")
 
     def _find(self, adapter: Adapter, name: str, shape: tuple[int, ...]) -> LowRank | None:
         if len(shape) != 2 or not name.endswith(".weight"):
@@ -149,8 +150,3 @@ def with_update(values: Array, a: Array, b: Array) -> Array:
         for column, row in zip(b[start : start + rows].T, a, strict=True):
             part += column[:, None] * row
     return result
-
-
-def _listed(lines: Sequence[str]) -> str:
-    lines = sorted(set(lines))
-    return "; ".join(lines[:8]) + (f" and {len(lines) - 8} more" if len(lines) > 8 else "")

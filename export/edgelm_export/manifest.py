@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from edgelm import __version__
 from edgelm.generation_config import GenerationConfig, unsupported_keys
-from edgelm.package import PROBES, Manifest, sha256
+from edgelm.manifest import PROBES, Manifest
+from edgelm.package import sha256
 from edgelm.providers import Provider
 from edgelm.tasks import EncoderFacts
-from edgelm_export.adapters import merged_entries
 from edgelm_export.assemble import Form
 from edgelm_export.blocks.cache import cache_geometry
 from edgelm_export.blocks.encoder import has_token_types
@@ -23,8 +24,8 @@ from edgelm_export.task import Task
 from edgelm_export.write import write_probes
 
 
-def describe_export(model: Model, recipe: Recipe, provider: Provider, source: Source) -> Manifest:
-    """The manifest of a package to be written; its files, and later its quality figures, are still to be filled in.
+def describe_export(model: Model, recipe: Recipe, provider: Provider) -> Manifest:
+    """The manifest of a package to be written; its source, its files, and later its quality figures are still to be filled in.
 
     Raises:
         UnsupportedConfig: generation settings that no generation could use.
@@ -43,9 +44,10 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider, source: So
         vocab_size=model.target_vocab_size,
         parameters=model.checkpoint.parameters,
         device=provider.name,
+        activations=provider.activation_dtype,
         precision=recipe.name,
         recipe=recipe.as_manifest(),
-        source=source_entry(source, model.checkpoint) | merged_entries(model.adapters),
+        source={},
         files={},
         generation=generation,
         quality={},
@@ -58,7 +60,7 @@ def form_entry(model: Model, form: Form, folder: Path) -> dict[str, Any]:
     """What the manifest says of the programs for a further provider, whose probes are written into `folder`."""
     probes = write_probes(form.programs.values(), form.provider, folder, form.file(PROBES))
     cache = None if model.family == "encoder" else cache_geometry(model.config, form.provider).as_manifest()
-    return {"programs": form.files, "cache": cache, "probes": probes}
+    return {"programs": form.files, "cache": cache, "activations": form.provider.activation_dtype, "probes": probes}
 
 
 def encoder_facts(model: Model, recipe: Recipe) -> EncoderFacts:
@@ -116,14 +118,23 @@ def generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
     return defaults
 
 
-def source_entry(source: Source, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Where a checkpoint comes from, with the digest of every file of it."""
+def source_files(checkpoint: Checkpoint) -> dict[str, Path]:
+    """Every file of a checkpoint by its name in the manifest."""
     folder = checkpoint.files[0].parent
-    files = {file.relative_to(folder).as_posix(): file for file in checkpoint.files}
+    return {file.relative_to(folder).as_posix(): file for file in checkpoint.files}
+
+
+def undigested(source: Source, checkpoint: Checkpoint) -> dict[str, Path]:
+    """Those of them whose digests are not known: what was fetched was checked against its own, and need not be read once more."""
+    return {name: file for name, file in source_files(checkpoint).items() if name not in source.sha256}
+
+
+def source_entry(source: Source, checkpoint: Checkpoint, known: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Where a checkpoint comes from, with the digest of every file of it; `known` has those of `undigested` files."""
+    digests = {**source.sha256, **(known or {})}
     return {
         "id": source.id,
         "revision": source.revision,
         "format": checkpoint.format,
-        # What was fetched was checked against these digests, so it need not be read once more.
-        "files": {name: source.sha256.get(name) or sha256(file) for name, file in files.items()},
+        "files": {name: digests.get(name) or sha256(file) for name, file in source_files(checkpoint).items()},
     }

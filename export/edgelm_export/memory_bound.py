@@ -11,12 +11,15 @@ from pathlib import Path
 from types import TracebackType
 
 from edgelm.errors import InvalidOption
+from edgelm_export.workers import threads
 
 # Code that is loaded later: ONNX Runtime's, for calibration and verification.
 _MAPPED_LATER = 32_000_000
 # What pieces of a tensor take at once while they are rounded: as float32, as codes, as candidates that are compared.
 _COPIES = 4
 _WORKSPACE = 16_000_000
+# Stack, and what a thread holds while it rounds a part of a piece.
+_THREAD = 16_000_000
 
 _STATUS = Path("/proc/self/status")
 
@@ -53,7 +56,7 @@ class MemoryBound:
         Raises:
             InvalidOption: the bound is too low.
         """
-        needed = _COPIES * largest_piece + _WORKSPACE
+        needed = _COPIES * largest_piece + _WORKSPACE + _THREAD * (threads() + 1)  # one more for digests
         if self._nbytes is not None and self.left is not None and not self.has_room(needed):
             least = self._nbytes - self.left + needed
             raise InvalidOption(

@@ -10,9 +10,9 @@ from edgelm_export import optimum
 from edgelm_export.architectures import REGISTRY
 from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.read_config import model_type_of, read_config
+from edgelm_export.wording import listed
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
-_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,8 @@ def _compare(checkpoint: Checkpoint, model_type: str) -> _Likeness:
 
 def _differences(like: _Likeness) -> str:
     parts = [
-        f"{what} {_short(names)}"
+        f"{what} {listed(names, ', ', 6)}"
         for what, names in (("it does not read", like.extra), ("here is no", like.lacking))
         if names
     ]
     return "; ".join(parts) or "its tensors have the same names, so the config must differ"
-
-
-def _short(names: tuple[str, ...]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -11,25 +11,25 @@ from typing import Any
 from edgelm.errors import InvalidOption
 from edgelm.package import Package
 from edgelm.providers import PROVIDERS, Provider
-from edgelm_export.adapters import check_base, open_adapters, write_adapters
+from edgelm_export.adapters import check_base, merged_entries, open_adapters, write_adapters
 from edgelm_export.assemble import plan
 from edgelm_export.budgeted import Budget, read_budget, survey, within_budget
 from edgelm_export.calibration import calibrated
 from edgelm_export.checkpoint import open_checkpoint
 from edgelm_export.cost import Cost
 from edgelm_export.evaluation import choose_text
-from edgelm_export.float_graph import RESIDENT, WORKSPACE, FloatGraph
+from edgelm_export.float_graph import FloatGraph
 from edgelm_export.hand_over import hand_over, is_handed_over
-from edgelm_export.manifest import describe_export, form_entry
+from edgelm_export.manifest import describe_export, form_entry, source_entry, undigested
 from edgelm_export.memory_bound import MemoryBound
 from edgelm_export.model import Model, check_tied_head, understand
-from edgelm_export.quality_page import with_quality
 from edgelm_export.quantize.recipe import DEFAULT_PRECISION, Recipe, preset
 from edgelm_export.quantize.recipe_file import recipe_from_file, write_recipe
 from edgelm_export.sizes import read_size
 from edgelm_export.sources import resolve_source
 from edgelm_export.traffic import weight_bytes_per_step
-from edgelm_export.verify import recorded_run, verify
+from edgelm_export.verified import Bench, verified
+from edgelm_export.workers import Digests
 from edgelm_export.write import (
     check_space,
     check_target,
@@ -134,15 +134,20 @@ def _export(
     check_space(target, planned.nbytes)
     bound.check(planned.largest_piece)
     with cost.of("digests"):
-        manifest = describe_export(model, recipe, providers[0], found)
-    with package_folder(target, force=options.force) as folder, FloatGraph(model, folder.parent, say, bound) as graph:
+        manifest = describe_export(model, recipe, providers[0])
+    with (
+        package_folder(target, force=options.force) as folder,
+        FloatGraph(model, folder.parent, say, bound) as graph,
+        Digests(undigested(found, checkpoint)) as source_digests,
+    ):
         write_texts(model.checkpoint, folder)
 
         def write(recipe: Recipe) -> Package:
             plan(model, recipe, *providers)
             recipe = recipe.used()
+            data_digests: dict[str, str] = {}
             with cost.of("writing"):
-                assembly = write_programs(model, recipe, providers, folder)
+                assembly = write_programs(model, recipe, providers, folder, sha256s=data_digests)
             own, *others = assembly.forms
             parts = {
                 "probes": write_probes(own.programs.values(), own.provider, folder),
@@ -153,20 +158,12 @@ def _export(
             written = replace(manifest, precision=recipe.name, recipe=recipe.as_manifest(), **parts)
             del recipe  # what it knows of the inputs takes memory that verification needs
             with cost.of("digests"):
-                written = replace(written, files=digests(folder))
-            written.save(folder)
+                source = source_entry(found, checkpoint, source_digests.result()) | merged_entries(adapters)
+                written = replace(written, source=source, files=digests(folder, known=data_digests))
             if options.verify:
                 with cost.of("verifying"):
-                    package, unmeasured = Package.open(folder), _unmeasured(own.provider)
-                    if unmeasured is None:
-                        quality = verify(package, model, own.provider, graph, text, say)
-                    else:
-                        quality = {"skipped": unmeasured}
-                        say(f"verification {unmeasured}")
-                    written = with_quality(written, quality, folder)
-                    if unmeasured is None and bound.has_room(RESIDENT * package.size + WORKSPACE):
-                        written = replace(written, recorded_run=recorded_run(package, own.provider, text))
-                    written.save(folder)
+                    written = verified(written, providers, folder, Bench(model, graph, text, bound, say))
+            written.save(folder)
             return Package.open(folder)
 
         if budget is None:
@@ -178,14 +175,6 @@ def _export(
                 found_formats = survey(model, folder, graph, known)
             within_budget(budget, *found_formats, write, say)
     return Package.open(target)
-
-
-def _unmeasured(provider: Provider) -> str | None:
-    """Why programs for a provider are not compared with the float graph, whose cache and blocks have another dtype than theirs."""
-    dtype = provider.activation_dtype
-    return (
-        None if dtype == "float32" else f"skipped: activations are {dtype}; --device cpu,{provider.name} measures cpu's"
-    )
 
 
 def _check_together(options: ExportOptions, providers: Sequence[Provider]) -> None:
@@ -257,7 +246,7 @@ def default_precision(model: Model) -> str:
 
 
 def choose_providers(device: str, activations: str | None) -> list[Provider]:
-    """The providers a package is for; the first of several is the one its quality is measured on.
+    """The providers a package is for.
 
     Raises:
         InvalidOption: an unknown device, the same one twice, or activations that none of them has.

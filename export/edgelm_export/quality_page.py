@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from edgelm.package import Manifest
+from edgelm.manifest import Manifest, form_file
 from edgelm.quality_card import remarks, table, text_name
 from edgelm_export.write import digests
 
@@ -25,17 +25,22 @@ of the difference over the norm of what the float graph says there, errors of ea
 """
 
 
-def with_quality(manifest: Manifest, quality: Mapping[str, Any], folder: Path) -> Manifest:
-    """The manifest with a quality card; the card's page and plot are written into the package, where there is one."""
+def with_quality(manifest: Manifest, quality: Mapping[str, Any], folder: Path, device: str | None = None) -> Manifest:
+    """The manifest with a quality card of the programs for a device, its own where none is named.
+
+    The card's page and plot are written into the package, where there is one.
+    """
+    device = device or manifest.device
+    carded = manifest.measured(device, quality=quality)
     if not table(quality):
-        return replace(manifest, quality=quality)
-    carded = replace(manifest, quality=quality)
-    (folder / PAGE).write_text(page(carded), encoding="utf-8", newline="\n")
-    (folder / PLOT).write_text(plot(quality), encoding="utf-8", newline="\n")
-    return replace(carded, files={**manifest.files, **digests(folder, (PAGE, PLOT))})
+        return carded
+    page_file, plot_file = (name if device == manifest.device else form_file(name, device) for name in (PAGE, PLOT))
+    (folder / page_file).write_text(page(carded.on(device), plot_file), encoding="utf-8", newline="\n")
+    (folder / plot_file).write_text(plot(quality), encoding="utf-8", newline="\n")
+    return replace(carded, files={**manifest.files, **digests(folder, (page_file, plot_file))})
 
 
-def page(manifest: Manifest) -> str:
+def page(manifest: Manifest, plot_file: str = PLOT) -> str:
     """The card for people, in Markdown."""
     source, quality = manifest.source, manifest.quality
     head, *rows = table(quality)
@@ -43,14 +48,14 @@ def page(manifest: Manifest) -> str:
     lines = [
         f"# {made_of}, {manifest.precision}",
         "",
-        f"{manifest.architecture} for {manifest.task}, {manifest.parameters / 1e6:,.1f} M parameters, made by edgelm "
+        f"{manifest.architecture} for {manifest.task} on {manifest.device}, {manifest.parameters / 1e6:,.1f} M parameters, made by edgelm "
         f"{manifest.versions['edgelm']}. Measured on the {text_name(quality)} (SHA-256 {quality['text']['sha256']}).",
         "",
         *_markdown([head, *rows]),
         "",
         *(f"- {remark}" for remark in remarks(quality)),
         "",
-        f"![Share of the positions or texts against how far they moved]({PLOT})",
+        f"![Share of the positions or texts against how far they moved]({plot_file})",
         "",
         _EXPLAINED,
     ]

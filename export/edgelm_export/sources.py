@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from edgelm.errors import CheckpointError, CorruptFile
-from edgelm.package import MANIFEST
+from edgelm.manifest import MANIFEST
 from edgelm.progress import StartProgress, progress
 from edgelm_export.catalogue import CatalogueEntry, HubSource, IndexSource, load_catalogue
 from edgelm_export.checkpoint.files import CONVERT_PICKLE, PICKLE_SUFFIXES

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgelm import signature, tasks
 from edgelm.encode import Encoder, Row
 from edgelm.errors import InvalidOption
 from edgelm.generation_config import GenerationConfig
+from edgelm.manifest import Manifest
 from edgelm.package import Package
 from edgelm.progress import progress
 from edgelm.protocols import DecoderRows
 from edgelm.providers import Provider
 from edgelm.recorded_run import record
-from edgelm.rows import ENCODER, decoder_rows, seq2seq
+from edgelm.rows import DECODER, ENCODER, decoder_rows, seq2seq
 from edgelm.session import Program
 from edgelm.tokenizer import Tokenizer
+from edgelm_export.blocks.cache import cache_geometry
 from edgelm_export.encoder_quality import evaluation_rows, measure_encoder, require_padding_harmless
 from edgelm_export.evaluation import EvaluationText
 from edgelm_export.float_graph import PROVIDER, FloatGraph
-from edgelm_export.layer_errors import worst_layers
+from edgelm_export.layer_errors import Graphs, worst_layers
 from edgelm_export.model import Model
 from edgelm_export.quality import STEP_TOKENS, TEXT_TOKENS, measure, require_consistent
 from edgelm_export.seq2seq_quality import Writer, clauses, measure_seq2seq
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two that are compared: programs in memory, and the manifest that says how they are fed."""
+
+    manifest: Manifest
+    programs: Mapping[str, Program]
 
 
 def verify(
@@ -36,24 +47,40 @@ def verify(
 ) -> dict[str, Any]:
     """The quality card for the manifest, or why there is none.
 
+    Args:
+        package: opened in the form that is measured.
+        model: what it was made of.
+        provider: what runs it, as `loading.computing` gives it.
+        graph: the float graph to compare with.
+        text: what both read.
+        say: told what should be known meanwhile.
+
     Raises:
         InvalidOption: the text is too short to compare anything.
         VerificationError: NaN anywhere, or a float package that disagrees with itself.
     """
-    lacking = graph.lacking("verification", package.size)
+    m = package.manifest
+    lacking = graph.lacking("verification", loaded_bytes(package))
     if lacking is not None:
         reason = f"skipped: the float graph needs {lacking}"
         say(f"verification {reason}")
         return {"skipped": reason}
-    candidates = {name: (package.program(name), provider) for name in model.programs}
-    loaded = {name: Program(*found) for name, found in candidates.items()}
-    if package.manifest.precision == "fp32":  # one copy in memory serves both sides
-        return measure_programs(package, loaded, loaded, text)
-    references = {name: (graph.program(name), PROVIDER) for name in model.programs}
-    quality = measure_programs(package, {name: Program(*found) for name, found in references.items()}, loaded, text)
+    borrowed = {} if provider.name == m.device else {"ran_on": provider.name}
+    candidates = Graphs(m.cache, {name: (package.program(name), provider) for name in model.programs})
+    loaded = Side(m, candidates.loaded())
+    if m.precision == "fp32" and m.activations == "float32":  # one copy in memory serves both sides
+        return {**borrowed, **measure_programs(package, loaded, loaded, text)}
+    cache = None if m.cache is None else cache_geometry(model.config, PROVIDER)
+    references = Graphs(cache, {name: (graph.program(name), PROVIDER) for name in model.programs})
+    quality = measure_programs(package, Side(replace(m, cache=cache), references.loaded()), loaded, text)
     del loaded  # its memory is needed for what comes now
-    ids = evaluation_ids(package, text)
-    return {**quality, "layers": worst_layers(package.manifest, references, candidates, ids)}
+    layers = worst_layers(references, candidates, evaluation_ids(package, text))
+    return {**borrowed, **quality, "layers": layers}
+
+
+def loaded_bytes(package: Package) -> int:
+    """About what a package's programs take in memory: kernels of the CPU widen activations of 16 bits, and with them float weights."""
+    return package.size * (1 if package.manifest.activations == "float32" else 3)
 
 
 def recorded_run(package: Package, provider: Provider, text: EvaluationText) -> dict[str, Any]:
@@ -62,12 +89,7 @@ def recorded_run(package: Package, provider: Provider, text: EvaluationText) -> 
     return record(package.manifest, programs, evaluation_ids(package, text))
 
 
-Programs = Mapping[str, Program]
-
-
-def measure_programs(
-    package: Package, references: Programs, candidates: Programs, text: EvaluationText
-) -> dict[str, Any]:
+def measure_programs(package: Package, reference: Side, candidate: Side, text: EvaluationText) -> dict[str, Any]:
     """Quality figures of a package's programs against float ones of the same inputs and outputs.
 
     Raises:
@@ -75,23 +97,19 @@ def measure_programs(
         VerificationError: NaN anywhere, or a float package (both are the same programs) that disagrees with itself.
     """
     measures = {"decoder": _measure_decoder, "encoder": _measure_encoder, "encoder-decoder": _measure_seq2seq}
-    figures = measures[package.manifest.family](package, references, candidates, text)
+    figures = measures[package.manifest.family](package, reference, candidate, text)
     return {"text": text.as_manifest(), **figures}
 
 
-def _measure_decoder(
-    package: Package, references: Programs, candidates: Programs, text: EvaluationText
-) -> dict[str, Any]:
-    manifest = package.manifest
-    reference, candidate = references["decoder"], candidates["decoder"]
+def _measure_decoder(package: Package, reference: Side, candidate: Side, text: EvaluationText) -> dict[str, Any]:
     ids = evaluation_ids(package, text)
 
-    def decoder(program: Program) -> DecoderRows:
-        return decoder_rows(manifest, program, batch=1, limit=manifest.context_length)
+    def decoder(side: Side) -> DecoderRows:
+        return decoder_rows(side.manifest, side.programs[DECODER], batch=1, limit=side.manifest.context_length)
 
     with progress(len(ids) + STEP_TOKENS, "Verifying", "token") as bar:
         quality = measure(lambda: decoder(reference), lambda: decoder(candidate), ids, bar.advance)
-    if reference is candidate:
+    if reference.programs is candidate.programs:
         require_consistent(quality)
     return quality
 
@@ -111,33 +129,29 @@ def evaluation_ids(package: Package, text: EvaluationText) -> list[int]:
     return ids
 
 
-def _measure_seq2seq(
-    package: Package, references: Programs, candidates: Programs, text: EvaluationText
-) -> dict[str, Any]:
+def _measure_seq2seq(package: Package, reference: Side, candidate: Side, text: EvaluationText) -> dict[str, Any]:
     manifest, limit = package.manifest, package.manifest.context_length
     tokenizer, facts = Tokenizer.from_folder(package.path), package.manifest.encoder_facts
     settings = GenerationConfig.from_checkpoint(manifest.generation)
 
-    def writer(programs: Programs) -> Writer:
-        both = seq2seq(manifest, Encoder(programs[ENCODER], facts.pad_token_id), programs, limit)
+    def writer(side: Side) -> Writer:
+        both = seq2seq(side.manifest, Encoder(side.programs[ENCODER], facts.pad_token_id), side.programs, limit)
         return Writer(both, tokenizer, manifest.start_token, frozenset(settings.eos_token_id))
 
     sources = clauses(text.text, tokenizer, limit, facts.vocab_size or manifest.vocab_size)
     with progress(len(sources), "Verifying", "text") as bar:
-        return measure_seq2seq(writer(references), writer(candidates), sources, bar.advance)
+        return measure_seq2seq(writer(reference), writer(candidate), sources, bar.advance)
 
 
-def _measure_encoder(
-    package: Package, references: Programs, candidates: Programs, text: EvaluationText
-) -> dict[str, Any]:
+def _measure_encoder(package: Package, reference: Side, candidate: Side, text: EvaluationText) -> dict[str, Any]:
     m = package.manifest
     facts = m.encoder_facts
-    reference, candidate = (Encoder(programs[ENCODER], facts.pad_token_id) for programs in (references, candidates))
+    expected, found = (Encoder(side.programs[ENCODER], facts.pad_token_id) for side in (reference, candidate))
     rows = text_rows(package, text)
     with progress(len(rows), "Verifying", "text") as bar:
-        quality = measure_encoder(m.task, reference, candidate, rows, bar.advance)
-    if references is candidates and not facts.alone:
-        require_padding_harmless(candidate, rows, signature.LAST_HIDDEN_STATE)
+        quality = measure_encoder(m.task, expected, found, rows, bar.advance)
+    if reference.programs is candidate.programs and not facts.alone:
+        require_padding_harmless(found, rows, signature.LAST_HIDDEN_STATE)
     return quality
 
 

@@ -14,6 +14,7 @@ from edgelm_export.checkpoint.base import Checkpoint, Codes, Grid, LazyTensor
 from edgelm_export.low_rank import LowRank, Updates, with_update
 from edgelm_export.names import NameMap, Rows, Source, source_of
 from edgelm_export.transforms import Array, RowOrder, Transform
+from edgelm_export.wording import listed
 
 _CHUNK_BYTES = 16 << 20  # rows are read, quantized and written in pieces of about this many float32 bytes
 
@@ -187,17 +188,13 @@ class Weights:
         """
         where = self._checkpoint.files[0]
         if self._wrong:
-            raise WrongShape(
-                f"{where}: tensors contradict the config (is it this checkpoint's?): {_listed(self._wrong)}"
-            )
+            raise WrongShape(f"{where}: tensors contradict the config (is it this checkpoint's?): {_all(self._wrong)}")
         if self._missing:
-            raise MissingWeights(
-                f"{where}: tensors are missing; the download may be incomplete: {_listed(self._missing)}"
-            )
+            raise MissingWeights(f"{where}: tensors are missing; the download may be incomplete: {_all(self._missing)}")
         unused = [name for name in self._checkpoint.tensors if name not in self._used and not self._is_ignored(name)]
         if unused:
             raise UnusedWeights(
-                f"{where}: tensors that this architecture does not read, so the result would not be this model: {_listed(unused)}"
+                f"{where}: tensors that this architecture does not read, so the result would not be this model: {_all(unused)}"
             )
         self.updates.finish()
 
@@ -248,5 +245,5 @@ def _unreadable(start: int, stop: int | None) -> Array:
     raise MissingWeights("a missing tensor was read before the accounts were settled")
 
 
-def _listed(lines: list[str]) -> str:
-    return "; ".join(sorted(set(lines)))
+def _all(lines: list[str]) -> str:
+    return listed(sorted(set(lines)), most=None)

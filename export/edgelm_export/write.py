@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -15,9 +16,11 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.errors import CheckpointError, PackageError
-from edgelm.package import MANIFEST, PROBES, sha256
+from edgelm.manifest import MANIFEST, PROBES
+from edgelm.package import sha256
 from edgelm.progress import progress
 from edgelm.providers import Provider
+from edgelm.replacing import umask
 from edgelm_export.assemble import Assembly, assemble, plan
 from edgelm_export.checkpoint.base import Checkpoint
 from edgelm_export.checkpoint.slow_tokenizer import VOCABULARIES
@@ -32,21 +35,28 @@ _ALIGNMENT = 64
 
 
 class DataFile:
-    """A store that appends tensors to one file as their rows are produced."""
+    """A store that appends tensors to one file as their rows are produced.
 
-    def __init__(self, path: Path, wrote: Callable[[int], None] = lambda _: None) -> None:
+    Args:
+        path: the file.
+        wrote: told of bytes as they are written.
+        hashed: whether `sha256` is wanted, which is cheaper now than by reading the file.
+    """
+
+    def __init__(self, path: Path, wrote: Callable[[int], None] = lambda _: None, *, hashed: bool = False) -> None:
         self._name = path.name
         self._file = path.open("wb")
         self._wrote = wrote
+        self._digest = hashlib.sha256() if hashed else None
 
     def add(self, dtype: np.dtype[Any], shape: Sequence[int], produce: Produce) -> tuple[str, int, int]:
         """Writes the pieces one after another at an aligned offset."""
-        self._file.write(bytes(-self._file.tell() % _ALIGNMENT))
+        self._write(bytes(-self._file.tell() % _ALIGNMENT))
         offset = self._file.tell()
         for piece in produce():
             if piece.dtype != dtype:
                 raise TypeError(f"a piece is {piece.dtype}, the tensor {dtype}")
-            self._file.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
+            self._write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
             self._wrote(piece.nbytes)
         length, expected = self._file.tell() - offset, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if length != expected:
@@ -56,6 +66,18 @@ class DataFile:
     def close(self) -> None:
         """Flushes and closes the file."""
         self._file.close()
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of what was written."""
+        if self._digest is None:
+            raise ValueError(f"{self._name} was not hashed")
+        return self._digest.hexdigest()
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+        if self._digest is not None:
+            self._digest.update(data)
 
 
 @contextmanager
@@ -74,7 +96,7 @@ def package_folder(target: Path, *, force: bool) -> Iterator[Path]:
     with scratch as folder:
         try:
             yield folder
-            folder.chmod(0o777 & ~_umask())
+            folder.chmod(0o777 & ~umask())
             _replace(folder, target)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -116,9 +138,17 @@ def check_space(target: Path, nbytes: int) -> None:
 
 
 def write_programs(
-    model: Model, recipe: Recipe, providers: Sequence[Provider], folder: Path, taps: Sequence[str] = ()
+    model: Model,
+    recipe: Recipe,
+    providers: Sequence[Provider],
+    folder: Path,
+    taps: Sequence[str] = (),
+    sha256s: dict[str, str] | None = None,
 ) -> Assembly:
-    """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well."""
+    """Writes every program's graph and data file into `folder`; values whose names match `taps` become outputs as well.
+
+    `sha256s` gains the digest of each data file, by its name.
+    """
     total = plan(model, recipe, *providers).nbytes
     files: dict[str, DataFile] = {}
     with progress(total, f"Writing {recipe.name}", "B") as bar:
@@ -126,13 +156,16 @@ def write_programs(
 
             def store_for(name: str) -> DataFile:
                 if name not in files:
-                    files[name] = DataFile(folder / f"{name}.onnx.data", bar.advance)
+                    path = folder / f"{name}.onnx.data"
+                    files[name] = DataFile(path, bar.advance, hashed=sha256s is not None)
                 return files[name]
 
             assembly = assemble(model, recipe, providers, store_for, taps)
         finally:
             for file in files.values():
                 file.close()
+    if sha256s is not None:
+        sha256s |= {f"{name}.onnx.data": file.sha256 for name, file in files.items()}
     for form in assembly.forms:
         for name, file in form.files.items():
             write_graph(form.programs[name], folder / file)
@@ -174,12 +207,16 @@ def write_texts(checkpoint: Checkpoint, folder: Path) -> None:
             (folder / file.name).write_bytes(file.read_bytes())
 
 
-def digests(folder: Path, names: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of those files of a folder, by default of all but the manifest."""
+def digests(
+    folder: Path, names: Iterable[str] | None = None, known: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of those files of a folder, by default of all but the manifest; `known` has digests by name."""
+    known = known or {}
     everything = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     files = sorted(everything if names is None else (folder / name for name in names))
+    named = {path.relative_to(folder).as_posix(): path for path in files}
     return {
-        path.relative_to(folder).as_posix(): {"sha256": sha256(path), "size": path.stat().st_size} for path in files
+        name: {"sha256": known.get(name) or sha256(path), "size": path.stat().st_size} for name, path in named.items()
     }
 
 
@@ -197,9 +234,3 @@ def _replace(folder: Path, target: Path) -> None:
         raise
     finally:
         shutil.rmtree(old)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

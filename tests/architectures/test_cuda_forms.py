@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 
 import edgelm
 from edgelm import signature
+from edgelm.loading import computing
 from edgelm.providers import PROVIDERS, Provider
+from edgelm.session import Program
 from edgelm_export.assemble import Plan, assemble
 from edgelm_export.checkpoint import open_checkpoint
 from edgelm_export.model import understand
 from edgelm_export.quantize.recipe import preset
-from edgelm_export.write import write_programs
 from tests.architectures.encoder_goldens import golden_answers, golden_batch, golden_classes
 from tests.architectures.encoder_goldens import golden_checkpoint as encoder_checkpoint
 from tests.architectures.encoding import outputs
@@ -29,9 +27,9 @@ from tests.architectures.seq2seq_goldens import recorded
 from tests.golden.cases import golden_cases
 from tests.golden.encoder_cases import encoder_golden_cases
 from tests.golden.seq2seq_cases import seq2seq_golden_cases
+from tests.gpu.kernel_rules import kernels, refusals
 
 GOLDENS = Path(__file__).parents[1] / "golden"
-KERNELS = Path(__file__).parents[1] / "gpu" / "kernels.txt"
 FORMS = {dtype: PROVIDERS["cuda"].with_activations(dtype) for dtype in ("fp16", "bf16")}
 FLOATS: dict[ir.DataType | None, str] = {
     ir.DataType.FLOAT: "f32",
@@ -47,25 +45,13 @@ TOLERANCE = 2e-2
 EXPANDED = {"CastLike"}
 
 
-@cache
-def kernels() -> dict[tuple[str, str], list[frozenset[str]]]:
-    """Types that each kernel takes, all constraints together, by domain and operator."""
-    found: dict[tuple[str, str], list[frozenset[str]]] = {}
-    for line in KERNELS.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            domain, op, _, *types = line.split()
-            # Scales of a quantized cache are no activations, and edgelm has none.
-            pairs = (kind.split("=") for kind in types if not kind.startswith("T_KV_SCALE"))
-            taken = frozenset(name for _, names in pairs for name in names.split(","))
-            found.setdefault(("" if domain == "ai.onnx" else domain, op), []).append(taken)
-    return found
-
-
 @pytest.mark.parametrize("dtype", FORMS)
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 @pytest.mark.parametrize("case", sorted(golden_cases()))
 def test_decoders_use_kernels_that_cuda_has(case: str, precision: str, dtype: str) -> None:
-    assert lacking(programs(GOLDENS / case, precision, FORMS[dtype])) == []
+    found = list(programs(GOLDENS / case, precision, FORMS[dtype]))
+    assert lacking(found) == []
+    assert refusals(found) == []
 
 
 @pytest.mark.parametrize("dtype", FORMS)
@@ -73,19 +59,44 @@ def test_decoders_use_kernels_that_cuda_has(case: str, precision: str, dtype: st
 def test_encoders_use_kernels_that_cuda_has(case: str, dtype: str, tmp_path: Path) -> None:
     for name in golden_classes(case):
         source = encoder_checkpoint(case, name, tmp_path / name)
-        assert lacking(programs(source, "int8", FORMS[dtype])) == []
+        found = list(programs(source, "int8", FORMS[dtype]))
+        assert lacking(found) == []
+        assert refusals(found) == []
 
 
 @pytest.mark.parametrize("dtype", FORMS)
 @pytest.mark.parametrize("case", sorted(seq2seq_golden_cases()))
 def test_encoder_decoders_use_kernels_that_cuda_has(case: str, dtype: str, tmp_path: Path) -> None:
-    assert lacking(programs(seq2seq_checkpoint(case, tmp_path / "source"), "int8", FORMS[dtype])) == []
+    found = list(programs(seq2seq_checkpoint(case, tmp_path / "source"), "int8", FORMS[dtype]))
+    assert lacking(found) == []
+    assert refusals(found) == []
 
 
 def test_a_kernel_that_is_missing_is_found() -> None:
     # CUDA's fused attention has no float32: the form for the CPU would land there, node by node.
     found = lacking(programs(GOLDENS / "llama", "fp32", PROVIDERS["cpu"]))
     assert {name for name, _ in found} == {"GroupQueryAttention"}
+
+
+@pytest.mark.parametrize(
+    ("op", "changed", "reason"),
+    [
+        ("GroupQueryAttention", {"causal": 0, "local_window_size": 9}, "local_window_size must be -1 when causal is 0"),
+        ("GroupQueryAttention", {"kv_num_heads": 3}, "num_heads % kv_num_heads == 0"),
+        ("GroupQueryAttention", {"windows": 9}, "has no attribute windows"),
+        ("GroupQueryAttention", {"softcap": 2}, "attribute softcap is no float"),
+        ("MatMulNBits", {"block_size": 24}, "block_size must be a power of 2, and >= 16"),
+        ("MatMulNBits", {"weight_prepacked": 1}, "weight_prepacked must be 0"),
+        ("GatherBlockQuantized", {"quantize_axis": 0}, "quantize_axis to be the last axis"),
+    ],
+)
+def test_an_attribute_that_a_kernel_refuses_is_found(op: str, changed: dict[str, int], reason: str) -> None:
+    found = list(programs(GOLDENS / "llama", "int4", FORMS["fp16"]))
+    node = next(node for model in found for node in model.graph if node.op_type == op)
+    for name, value in changed.items():
+        node.attributes[name] = ir.AttrInt64(name, value)
+    [(refused, why)] = refusals(found)
+    assert (refused, reason in why) == (op, True), why
 
 
 @pytest.mark.parametrize("case", sorted(golden_cases()))
@@ -101,14 +112,12 @@ def test_decoders_in_float16_are_close(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", sorted(encoder_golden_cases()))
 def test_encoders_in_float16_are_close(case: str, tmp_path: Path) -> None:
-    """Emulated: with a mask, the CPU's float16 kernel of Attention crashes (ONNX Runtime 1.32)."""
     name = next(iter(golden_classes(case)))
-    model = understand(open_checkpoint(encoder_checkpoint(case, name, tmp_path / "source")))
-    form = replace(PROVIDERS["cuda"], activation_dtype="float32")
-    write_programs(model, preset("fp32", model.config.num_hidden_layers), [form], tmp_path)
-    session = onnxruntime.InferenceSession(round_results(tmp_path / "encoder.onnx"), providers=["CPUExecutionProvider"])
+    source = encoder_checkpoint(case, name, tmp_path / "source")
+    package = edgelm.export(source, tmp_path / "out", precision="fp32", device="cuda", verify=False)
+    program = Program(package.program("encoder"), computing(package, PROVIDERS["cpu"]), threads=1)
     batch, wanted = golden_batch(case), golden_answers(case, name)[signature.LAST_HIDDEN_STATE]
-    found = outputs(session, batch)[signature.LAST_HIDDEN_STATE]
+    found = outputs(program.session, batch)[signature.LAST_HIDDEN_STATE]
     real = batch.mask.astype(bool)
     assert 1e-5 < distance(found[real], wanted[real]) < TOLERANCE
 
@@ -129,25 +138,6 @@ def programs(source: Path, precision: str, provider: Provider) -> Iterable[ir.Mo
     model = understand(open_checkpoint(source))
     recipe = preset(precision, model.config.num_hidden_layers, family=model.family).without_block_sums()
     return assemble(model, recipe, [provider], lambda _: Plan()).forms[0].programs.values()
-
-
-def round_results(file: Path) -> Path:
-    """A graph in float32 in which what every node puts out is rounded to float16."""
-    model = ir.load(file)
-    types = types_of(model)
-    for node in list(model.graph):
-        for value in node.outputs:
-            if types[value] != ir.DataType.FLOAT or value.is_graph_output():
-                continue
-            uses = list(value.uses())
-            narrow = ir.node("Cast", [value], {"to": ir.DataType.FLOAT16})
-            wide = ir.node("Cast", [narrow.outputs[0]], {"to": ir.DataType.FLOAT})
-            for user, place in uses:
-                user.replace_input_with(place, wide.outputs[0])
-            model.graph.insert_after(node, [narrow, wide])
-    rounded = file.with_suffix(".rounded.onnx")
-    rounded.write_bytes(ir.to_proto(model).SerializeToString())
-    return rounded
 
 
 def lacking(models: Iterable[ir.Model]) -> list[tuple[str, set[str]]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgelm.errors import UnsupportedArchitecture, UnsupportedConfig, WrongShape
-from edgelm.package import PROBES
+from edgelm.manifest import PROBES
 from edgelm.text_generation import DecoderModel
 from tests.architectures.moe_tables import moe_base
 from tests.architectures.random_checkpoints import random_tensors, write_checkpoint

@@ -8,13 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from contenders import EDGELM, Contender, build_in, export_package
+from protocol import ORDERS
 
 from tests.real_text import sentences
 
 # What cosines are taken against.
 REFERENCE = "pytorch-fp32"
-# The order that texts are batched in: as they come, or sorted by length first. edgelm sorts them itself.
-ORDERS = ("given", "sorted")
 CALIBRATION_SENTENCES = 128
 
 _OPTIMUM = ("optimum-onnx", "onnxruntime", "numpy", "tokenizers", "transformers", "torch")

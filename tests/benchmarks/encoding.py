@@ -1,6 +1,7 @@
 """What encoder workers share: the timed part, and for peers the way from texts to arrays that a careful user would write.
 
-A task: {"mode": "speed" | "embed", "texts": [..], "batch_size": n, "orders": ["given", "sorted"], "repeats": n, "embeddings_file": path}.
+A task: {"mode": "speed" | "embed", "batch_size": n, "orders": ["given", "sorted"], "mixes": {name: [text, ..]}, "repeats": n} for speed,
+{.., "texts": [..], "embeddings_file": path} to embed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from protocol import answer, waiting_share
+from protocol import answer, rate_key, waiting_share
 from tokenizers import Tokenizer
 
 # Of all-MiniLM-L6-v2; longer texts are cut. Only the probe's e-mails are.
@@ -29,24 +30,23 @@ def serve(task: dict[str, Any], load_s: float, encode: Callable[[list[str], str]
         load_s: seconds that loading took.
         encode: (texts, order) -> normalized embeddings, float32 [len(texts), dim], in the order of the texts.
     """
-    texts, orders = task["texts"], task["orders"]
     if task["mode"] == "embed":
-        np.save(task["embeddings_file"], np.asarray(encode(texts, orders[0]), np.float32))
+        np.save(task["embeddings_file"], np.asarray(encode(task["texts"], task["orders"][0]), np.float32))
         answer({"load_s": load_s})
-    for order in orders:
+    runs = [(rate_key(mix, order), texts, order) for mix, texts in task["mixes"].items() for order in task["orders"]]
+    for _, texts, order in runs:
         encode(texts, order)
-    rates: dict[str, list[float]] = {order: [] for order in orders}
+    rates: dict[str, list[float]] = {key: [] for key, _, _ in runs}
 
     def repeat() -> None:
         for _ in range(task["repeats"]):
-            for order in orders:
+            for key, texts, order in runs:
                 start = time.perf_counter()
                 encode(texts, order)
-                rates[order].append(len(texts) / (time.perf_counter() - start))
+                rates[key].append(len(texts) / (time.perf_counter() - start))
 
     share = waiting_share(repeat)
-    named = {f"{order}_sentences_per_second": values for order, values in rates.items()}
-    answer({"load_s": load_s, **named, "waiting_share": share})
+    answer({"load_s": load_s, **rates, "waiting_share": share})
 
 
 def in_batches(task: dict[str, Any], encode: Encode, at_a_time: int = 1) -> Callable[[list[str], str], Any]:

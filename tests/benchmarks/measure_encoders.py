@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from contenders import Contender, Entered, run_worker
-from encoders import ORDERS
 from numpy.typing import NDArray
 from probe import probe_accuracy
+from protocol import ORDERS, rate_key
 from rounds import Rounds, Say, measure_in_turn
 
 BATCH_SIZE = 32
@@ -19,15 +19,17 @@ BATCH_SIZE = 32
 Embeddings = NDArray[np.float32]
 
 
-def measure_throughput(entered: Entered, texts: Sequence[str], cpus: Sequence[int], rounds: int, say: Say) -> Rounds:
-    """Sentences a second from text to embedding, tokenizing included, in the given order and sorted by length."""
-    task = {"mode": "speed", "cpus": list(cpus), "texts": list(texts), "batch_size": BATCH_SIZE, "repeats": 3}
-    return measure_in_turn(entered, task, rounds, _describe, say)
+def measure_throughput(
+    entered: Entered, mixes: Mapping[str, Sequence[str]], cpus: Sequence[int], rounds: int, say: Say
+) -> Rounds:
+    """Texts a second of each mix of lengths, from text to embedding, tokenizing included, in the given order and sorted by length."""
+    task = {"mode": "speed", "cpus": list(cpus), "mixes": dict(mixes), "batch_size": BATCH_SIZE, "repeats": 3}
 
+    def describe(result: Mapping[str, Any]) -> str:
+        best = {mix: max(result.get(rate_key(mix, order), 0) for order in ORDERS) for mix in mixes}
+        return "   ".join(f"{mix} {rate:6.1f}/s" for mix, rate in best.items())
 
-def _describe(result: Mapping[str, Any]) -> str:
-    rates = {order: result.get(f"{order}_sentences_per_second") for order in ORDERS}
-    return "   ".join(f"{order} {rate:6.1f}/s" if rate else f"{order:<15}" for order, rate in rates.items())
+    return measure_in_turn(entered, task, rounds, describe, say)
 
 
 def measure_drift(

@@ -15,7 +15,8 @@ from contenders import EDGELM, Contender, build_in, export_package, prepare
 from environments import BUILD
 from synthetic import write_checkpoint
 
-from edgelm.package import MANIFEST, sealed, sha256
+from edgelm.manifest import MANIFEST, sealed
+from edgelm.package import sha256
 
 Config = Mapping[str, Any]
 

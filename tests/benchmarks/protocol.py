@@ -75,6 +75,15 @@ def ttft_key(prompt_tokens: int) -> str:
     return f"ttft_{prompt_tokens}_ms"
 
 
+# The order that a sentence encoder's texts are batched in: as they come, or sorted by length first. edgelm sorts them itself.
+ORDERS = ("given", "sorted")
+
+
+def rate_key(mix: str, order: str) -> str:
+    """What the texts a second of a mix of lengths, in an order, are called."""
+    return f"{mix}_{order}_sentences_per_second"
+
+
 def decode_key(context: int) -> str:
     """What the speed of steps after such a context is called."""
     return f"decode_{context}_tokens_per_second"

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from page import abouts, disturbance, ratio, spread, table, versions, where
 from picture import picture
+from protocol import ORDERS, rate_key
 
 Contenders = Mapping[str, Mapping[str, Any]]
 
-HOW = """Texts in, normalized embeddings out: tokenizing, pooling and normalizing count. {speed_sentences} sentences of {shortest} to
-{longest} characters (median {median_length}, from {text}) in batches of {batch_size}, every contender in a process of its own, pinned
-to the same cores, in turn (A B A B ...). Figures are medians of the rounds with the least and the greatest in brackets. A peer
-batches the texts as they come, and once more sorted by length; edgelm gets them as they come and sorts them itself. Cosine: with
-PyTorch's embeddings of {quality_sentences} other sentences. The OpenVINO model was calibrated on {calibration_sentences} others again.
+HOW = """Texts in, normalized embeddings out: tokenizing, pooling and normalizing count. {speed_texts} texts of each mix (from {text}), in
+batches of {batch_size}, every contender in a process of its own, pinned to the same cores, in turn (A B A B ...). Figures are
+medians of the rounds with the least and the greatest in brackets. A peer batches the texts as they come, and once more sorted by
+length; here stands the faster of the two. edgelm gets them as they come and sorts them itself. Cosine: with PyTorch's embeddings of
+{quality_sentences} other sentences. The OpenVINO model was calibrated on {calibration_sentences} others again.
 """
 
 FACTORS = """Medians of the rounds' own ratios; above 1 edgelm is faster. A peer stands here in the order of texts and the way to run it
-that were its fastest.
+that were its fastest with each mix.
 """
 
 OURS = "edgelm"
-UNIT = "_sentences_per_second"
 
 
 def encoders(result: Mapping[str, Any]) -> str:
-    settings, contenders = result["settings"], result["contenders"]
+    settings, contenders, mixes = result["settings"], result["contenders"], [*result["settings"]["mixes"]]
     parts = [
         f"## {result['model']['name']}, sentence embeddings, {settings['threads']} threads\n",
-        _speeds(contenders),
+        _speeds(contenders, mixes),
         "![sentences a second over cosine](benchmarks/encoders.svg)\n",
         HOW.format(**settings),
+        _lengths(settings["mixes"]),
     ]
     if _ours(contenders) and len(_ours(contenders)) < len(contenders):
-        parts += ["### Against each peer at its best\n", _factors(contenders), FACTORS]
+        parts += ["### Against each peer at its best, texts a second\n", _factors(contenders, mixes), FACTORS]
     if result["probe"]["emails"]:
         parts += ["### Linear probe\n", _probe(result["probe"])]
     parts += [
@@ -47,39 +48,55 @@ def encoders(result: Mapping[str, Any]) -> str:
 
 def encoders_picture(result: Mapping[str, Any]) -> str:
     points = [
-        (name, max(0.0, 1 - entry["quality"]["mean_cosine"]), max(_rates(entry).values()))
+        (name, max(0.0, 1 - entry["quality"]["mean_cosine"]), _fastest(entry, "sentences")[0]["median"])
         for name, entry in result["contenders"].items()
     ]
     return picture(points, "1 - mean cosine", "sentences/s")
 
 
-def _speeds(contenders: Contenders) -> str:
+def _speeds(contenders: Contenders, mixes: Sequence[str]) -> str:
     rows = [
         [
             f"`{name}`",
             f"{entry['bytes'] / 1e6:.1f}",
             f"{entry['quality']['mean_cosine']:.6f}",
             f"{entry['quality']['worst_cosine']:.6f}",
-            spread(entry["summary"].get(f"given{UNIT}"), 0),
-            spread(entry["summary"].get(f"sorted{UNIT}"), 0),
+            *(spread(_fastest(entry, mix)[0], 0) for mix in mixes),
             f"{entry['summary']['load_s']['median']:.2f}",
             f"{entry['summary']['peak_rss_mib']['median']:.0f}",
         ]
         for name, entry in contenders.items()
     ]
-    head = ["contender", "MB", "mean cosine", "worst cosine", "sentences/s", "sorted first", "load s", "peak MiB"]
+    head = [
+        "contender",
+        "MB",
+        "mean cosine",
+        "worst cosine",
+        *(f"{mix}, texts/s" for mix in mixes),
+        "load s",
+        "peak MiB",
+    ]
     return table(head, rows)
 
 
-def _factors(contenders: Contenders) -> str:
+def _lengths(mixes: Mapping[str, Mapping[str, int]]) -> str:
+    said = [
+        f"{mix}, {size['shortest']} to {size['longest']} characters (median {size['median']})"
+        for mix, size in mixes.items()
+    ]
+    return f"Mixes: {'; '.join(said)}.\n"
+
+
+def _factors(contenders: Contenders, mixes: Sequence[str]) -> str:
     ours = _ours(contenders)
     rows = []
     for package in dict.fromkeys(entry["package"] for name, entry in contenders.items() if name not in ours):
-        name, order = _best(contenders, package)
-        theirs = contenders[name]
-        factors = [ratio(_by_round(contenders[own], "given"), _by_round(theirs, order)) for own in ours]
-        rows.append([f"`{name}`, {order} order", spread(theirs["summary"][f"{order}{UNIT}"], 0), *factors])
-    return table(["peer", "sentences/s", *(f"`{own}`" for own in ours)], rows)
+        ways = [name for name, entry in contenders.items() if entry["package"] == package]
+        factors = [
+            ratio(_by_round(contenders[own], mix), _best(contenders, ways, mix)) for own in ours for mix in mixes
+        ]
+        rows.append([f"`{package}`", *factors])
+    return table(["peer", *(f"`{own}`, {mix}" for own in ours for mix in mixes)], rows)
 
 
 def _probe(probe: Mapping[str, Any]) -> str:
@@ -98,21 +115,19 @@ def _ours(contenders: Contenders) -> list[str]:
     return [name for name in contenders if name.startswith(OURS)]
 
 
-def _best(contenders: Contenders, package: str) -> tuple[str, str]:
-    """The way to run a peer's package, and the order of the texts, with the highest median."""
-    ways = {
-        (name, order): rate
-        for name, entry in contenders.items()
-        if entry["package"] == package
-        for order, rate in _rates(entry).items()
-    }
-    return max(ways, key=lambda way: ways[way])
+def _best(contenders: Contenders, ways: Sequence[str], mix: str) -> list[float]:
+    """Texts a second, round by round, of the way to run a peer's package that has the highest median."""
+    name = max(ways, key=lambda name: _fastest(contenders[name], mix)[0]["median"])
+    return _by_round(contenders[name], mix)
 
 
-def _rates(entry: Mapping[str, Any]) -> dict[str, float]:
-    """Median sentences a second by order."""
-    return {key.removesuffix(UNIT): figure["median"] for key, figure in entry["summary"].items() if key.endswith(UNIT)}
+def _fastest(entry: Mapping[str, Any], mix: str) -> tuple[Mapping[str, float], str]:
+    """Texts a second in the order with the higher median, and what they are called."""
+    keys = [rate_key(mix, order) for order in ORDERS if rate_key(mix, order) in entry["summary"]]
+    key = max(keys, key=lambda key: entry["summary"][key]["median"])
+    return entry["summary"][key], key
 
 
-def _by_round(entry: Mapping[str, Any], order: str) -> list[float]:
-    return [one[f"{order}{UNIT}"] for one in entry["rounds"]]
+def _by_round(entry: Mapping[str, Any], mix: str) -> list[float]:
+    key = _fastest(entry, mix)[1]
+    return [one[key] for one in entry["rounds"]]

@@ -35,6 +35,16 @@ CONFIG: Config = {
     "eos_token_id": 2,
 }
 
+# The shapes of Llama 3.1 8B: 8.03 billion parameters, 16 GB.
+EIGHT_BILLION_DENSE: Config = {
+    **CONFIG,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "head_dim": 128,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+}
+
 _SHARDS = 4
 _TOKENIZER = ROOT / "tests" / "golden" / "llama"
 

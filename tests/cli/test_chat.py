@@ -53,6 +53,13 @@ def test_system_message_and_reset(package: Path, model: DecoderModel) -> None:
     assert "Be kind" in result.stderr
 
 
+def test_a_chat_that_outgrows_the_context_says_what_is_no_longer_read(package: Path) -> None:
+    result = chat(package, "one\ntwo\nthree\nfour\nfive\nsix\n", "--max-length", 64)
+    assert result.exit_code == 0
+    assert result.stdout.count("\n") == 6
+    assert "messages are no longer read; see --max-length)" in result.stderr
+
+
 def test_a_text_of_several_lines(package: Path, model: DecoderModel) -> None:
     result = chat(package, 'one\\\ntwo\n/reset\n"""\none\n\ntwo\n"""\n')
     assert result.stdout == "".join(f"{answers(model, text)[0]}\n" for text in ("one\ntwo", "one\n\ntwo"))

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from tokenizers import Tokenizer, models
 
 from edgelm.cli import cli
-from edgelm.package import MANIFEST, Manifest
+from edgelm.manifest import MANIFEST, Manifest
 from edgelm.signature import CacheGeometry, LayerCache
 
 

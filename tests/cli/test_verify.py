@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,39 @@ def test_an_encoder_is_measured_again_too(tmp_path: Path) -> None:
     result = run(package, "--against", source)
     assert result.exit_code == 0, result.output
     assert "quality of outputs" in result.stdout
+
+
+def test_what_was_measured_is_recorded_where_that_is_asked_for(checkpoint: Path, tmp_path: Path) -> None:
+    # As on a machine with a GPU, for a package that was exported on one without.
+    out = tmp_path / "out"
+    edgelm.export(checkpoint, out, precision="int4", device="cpu,cuda", verify=False)
+    result = run(out, "--device", "cpu", "--against", checkpoint, "--record")
+    assert result.exit_code == 0, result.output
+    assert f"recorded in {out}" in result.stderr
+    package = Package.open(out)
+    package.verify_digests()
+    assert package.manifest.quality["prefill"]["mean_kld"] > 0
+    assert package.manifest.on("cuda").quality == {}
+    assert run(out).stdout.splitlines()[-1].split()[1:] == [
+        "recorded",
+        "run",
+        "24",
+        "of",
+        "24",
+        "outputs",
+        "as",
+        "recorded",
+    ]
+    assert run(out, "--record").exit_code == 2
+
+
+def test_a_card_that_is_missing_is_told(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    edgelm.export(checkpoint, out, precision="int4", device="cpu,cuda", activations="bf16")
+    manifest = Package.open(out).manifest
+    replace(manifest, quality=manifest.on("cuda").quality).save(out)
+    [line] = [line for line in run(out).stdout.splitlines() if "quality card" in line]
+    assert "built, not run here" in line
 
 
 def test_another_checkpoint_is_told(package: Path, checkpoint: Path, tmp_path: Path) -> None:

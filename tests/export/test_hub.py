@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -146,6 +147,28 @@ def test_sharded_weights_come_with_their_index(hub: FakeHub) -> None:
     hub.repositories["acme/torn"] = Repository(files)
     with pytest.raises(CheckpointError, match="lacks shards that its index names"):
         resolve_source("acme/torn")
+
+
+def test_shards_that_the_index_does_not_name_stay_on_the_hub(hub: FakeHub) -> None:
+    shards = {f"model-0000{i}-of-00002.safetensors": bytes([i]) * 300 for i in (1, 2)}
+    other = {f"model.fp16-0000{i}-of-00002.safetensors": bytes([i]) * 200 for i in (1, 2)}
+    index = {"weight_map": {f"w{i}": name for i, name in enumerate(shards)}}
+    files = {"config.json": b"{}", "model.safetensors.index.json": json.dumps(index).encode(), **shards, **other}
+    hub.repositories["acme/both"] = Repository(files)
+    found = resolve_source("acme/both")
+    assert files_in(found.path) == {"config.json", "model.safetensors.index.json", *shards}
+    assert not any("fp16" in path for path in hub.downloads())
+
+
+def test_a_disk_without_room_is_named_before_weights_are_downloaded(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgelm_export.hub.shutil.disk_usage", lambda path: SimpleNamespace(free=len(WEIGHTS) - 1))
+    with pytest.raises(
+        CheckpointError, match=r"acme/tiny needs .* MB more and the disk of .* make room, or set HF_HOME"
+    ):
+        resolve_source("acme/tiny")
+    assert hub.sent == 0
 
 
 EMBEDDER = {

@@ -17,7 +17,8 @@ from edgelm import home
 from edgelm.doctor import SHIPPED
 from edgelm.errors import ManifestError, ProviderError
 from edgelm.known_answers import NOTHING, answers, check_operators
-from edgelm.package import PROBES, Manifest, Package, sealed, sha256
+from edgelm.manifest import PROBES, Manifest, sealed
+from edgelm.package import Package, sha256
 from edgelm.providers import PROVIDERS
 from edgelm.session import Program
 from edgelm_export.assemble import Plan

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgelm.errors import PackageError
-from edgelm.package import MANIFEST
+from edgelm.manifest import MANIFEST
 from edgelm_export.checkpoint import open_checkpoint
 from edgelm_export.write import DataFile, check_space, digests, package_folder, write_texts
 from tests.export.builders import write_hub_folder

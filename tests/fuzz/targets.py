@@ -20,7 +20,8 @@ from edgelm.chat import ChatTemplate
 from edgelm.cli.facts import package_facts
 from edgelm.errors import InvalidOption
 from edgelm.generation_config import GenerationConfig, unsupported_keys
-from edgelm.package import MANIFEST, PROBES, Package, sealed
+from edgelm.manifest import MANIFEST, PROBES, sealed
+from edgelm.package import Package
 from edgelm.providers import PROVIDERS
 from edgelm.signature import CacheGeometry, LayerCache
 from edgelm.tokenizer import Tokenizer

@@ -99,7 +99,12 @@ FULL = Plan(
     batches=(1, 16),
     steps=32,
 )
-DRY = Plan(1, (Size("tiny", 64, 96, 2, 4, 2, 256),), contexts=(1, 16), batches=(1, 2), steps=3)
+DRY = Plan(
+    1, tuple(Size(size.name, 64, 96, 2, 4, 2, 256) for size in FULL.sizes), contexts=(1, 16), batches=(1, 2), steps=3
+)
+
+# What is asked for: the least share of the bandwidth floor in decode of the largest model, the least gain by CUDA graphs on the smallest.
+LEAST_SHARE, LEAST_GAIN = 0.6, 1.5
 
 
 def parity(device: str, dtypes: tuple[str, ...], plan: Plan, scratch: Path) -> Iterator[dict[str, Any]]:
@@ -300,6 +305,25 @@ def pytorch(size: Size, context: int, steps: int) -> dict[str, Any]:
     }
 
 
+def verdicts(found: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """What the figures say of what is asked for; None where there are none."""
+    rows = [row for row in found["speed"] if "error" not in row and row["batch"] == 1]
+    small, large = plan.sizes[0].name, plan.sizes[-1].name
+    shares = [row["share_of_bandwidth_floor"] for row in rows if row["model"] == large and row["graphs"]]
+    times = {
+        graphs: [row["tpot_ms"] for row in rows if row["model"] == small and row["graphs"] == graphs]
+        for graphs in (True, False)
+    }
+    gain = min(times[False]) / min(times[True]) if all(times.values()) else None
+    hosts = [row["case"] for row in found["parity"] if row["family"] == "decoder" and row.get("host_nodes")]
+    return {
+        "goldens_within": f"{sum(bool(row.get('within')) for row in found['parity'])} of {len(found['parity'])}",
+        "decoders_with_nodes_on_the_host": sorted(set(hosts)),
+        f"best_share_of_floor_{large}": {"found": max(shares, default=None), "asked": LEAST_SHARE},
+        f"gain_by_graphs_{small}": {"found": gain, "asked": LEAST_GAIN},
+    }
+
+
 def table(found: dict[str, Any]) -> str:
     """The figures for people."""
     lines = [
@@ -353,14 +377,25 @@ def main(device: str, dry: bool, output: Path) -> None:
             "onnxruntime": onnxruntime.__version__,
             "dry": dry,
             "bandwidth_gb_per_second": bandwidth / 1e9,
-            "parity": list(parity(device, dtypes, plan, scratch)),
-            "sampling": sampling(device, scratch, plan.sizes[-1].vocab, k=min(64, plan.sizes[-1].vocab)),
-            "speed": list(speed(device, plan, bandwidth, scratch, say)),
-            "pytorch": {size.name: pytorch(size, 512, plan.steps) for size in plan.sizes},
+            "parity": [],
+            "speed": [],
         }
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "cuda.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (output / "cuda.md").write_text(table(found), encoding="utf-8")
+
+        def keep() -> None:  # after each step, for the machine may be taken away
+            found["verdicts"] = verdicts(found, plan)
+            output.mkdir(parents=True, exist_ok=True)
+            (output / "cuda.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            (output / "cuda.md").write_text(table(found), encoding="utf-8")
+
+        found["sampling"] = sampling(device, scratch, plan.sizes[-1].vocab, k=min(64, plan.sizes[-1].vocab))
+        for row in parity(device, dtypes, plan, scratch):
+            found["parity"].append(row)
+        keep()
+        for row in speed(device, plan, bandwidth, scratch, say):
+            found["speed"].append(row)
+            keep()
+        found["pytorch"] = {size.name: pytorch(size, 512, plan.steps) for size in plan.sizes}
+        keep()
     click.echo(table(found))
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.gpu.kernel_rules import OPSET
 from tests.gpu.stand_in import build, libraries
 
-OPSET = 23  # of edgelm's graphs
 _SHORT = {"float": "f32", "float16": "f16", "bfloat16": "bf16", "double": "f64"}
 
 

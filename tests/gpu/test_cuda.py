@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from tests.architectures.seq2seq_goldens import golden_checkpoint as seq2seq_che
 from tests.golden.cases import golden_cases
 from tests.golden.encoder_cases import encoder_golden_cases
 from tests.golden.seq2seq_cases import seq2seq_golden_cases
+from tests.gpu import list_schemas
+from tests.gpu.kernel_rules import REFUSALS, SCHEMAS
 from tests.gpu.stand_in import build, libraries, tools
 
 GOLDENS = Path(__file__).parents[1] / "golden"
@@ -128,23 +131,43 @@ def test_only_ids_and_logits_cross_the_bus_and_steps_are_replayed(llama: Path, r
 @needs_tools
 def test_memory_that_runs_out_is_an_error_that_a_smaller_length_cures(llama: Path, run: Run) -> None:
     code = """
-prompt = [3] * 200
+import gc, sys
+import edgelm
+model = edgelm.load(sys.argv[1], device="cuda", max_batch=20)
+options = {"max_new_tokens": 2, "temperature": 0.0, "eos_token_id": ()}
 try:
-    model.generate([prompt] * 100, max_new_tokens=2, temperature=0.0, eos_token_id=())
+    model.generate([[3] * 200] * 20, **options)
 except edgelm.errors.OutOfDeviceMemory as error:
     print(error)
-print(len(model.generate(prompt, max_new_tokens=2, temperature=0.0, eos_token_id=()).token_ids), "tokens")
+print(len(model.generate([3] * 200, **options).token_ids), "tokens by the same model")
+model.close()
+del model
+gc.collect()  # the error's traceback holds rows
+smaller = edgelm.load(sys.argv[1], device="cuda", max_batch=20, max_length=64)
+print(len(smaller.generate([[3] * 40] * 20, **options)), "answers with a smaller length")
 """
-    done = run("-c", HEAD + code, str(llama), STAND_IN_BYTES="3000000")
-    assert "cuda:0 is out of memory: " in done.stdout
-    assert "a KV cache of 256 positions in 100 rows takes " in done.stdout
-    assert "2 tokens" in done.stdout, done.stderr
+    done = run("-c", code, str(llama), STAND_IN_BYTES="3000000")
+    weights = (llama / "decoder.onnx.data").stat().st_size / 1e6
+    assert f"cuda:0 is out of memory: the weights take {weights:.1f} MB, " in done.stdout, done.stderr
+    assert re.search(r"a KV cache of 256 positions in \d+ rows takes .* MB and about \d+ would fit beside", done.stdout)
+    assert "Exception in thread" not in done.stderr
+    assert "2 tokens by the same model" in done.stdout, done.stderr
+    assert "20 answers with a smaller length" in done.stdout, done.stderr
 
 
 @needs_tools
 def test_weights_that_do_not_fit_are_an_error(llama: Path, run: Run) -> None:
     done = run("-c", HEAD, str(llama), STAND_IN_BYTES="1000")
-    assert "OutOfDeviceMemory: cuda:0 is out of memory" in done.stderr
+    weights = (llama / "decoder.onnx.data").stat().st_size / 1e6
+    assert f"OutOfDeviceMemory: cuda:0 is out of memory: the weights take {weights:.1f} MB, " in done.stderr
+    assert "the model does not fit: export it with fewer bits" in done.stderr
+
+
+@needs_tools
+def test_a_limit_of_the_user_is_kept_as_memory_is(llama: Path, run: Run) -> None:
+    code = HEAD.replace('"cuda")', '"cuda", provider_options={"gpu_mem_limit": "1000"})')
+    done = run("-c", code, str(llama))
+    assert "OutOfDeviceMemory: cuda:0 is out of memory: " in done.stderr
 
 
 @needs_tools
@@ -170,6 +193,14 @@ def test_a_machine_that_cannot_says_why(settings: dict[str, str], message: str, 
 
 
 @needs_tools
+def test_a_gpu_is_taken_by_its_number_and_one_that_is_not_there_is_refused(llama: Path, run: Run) -> None:
+    second = HEAD.replace('"cuda"', '"cuda:1"') + "print(model.device)"
+    assert run("-c", second, str(llama), STAND_IN_GPUS="2").stdout.strip().splitlines()[-1].startswith("cuda:1; ")
+    message = "device cuda:1 cannot be used: there is no device 1: cuda has 1 on this machine, counted from 0"
+    assert message in run("-c", second, str(llama), STAND_IN_GPUS="1").stderr
+
+
+@needs_tools
 def test_arrays_on_the_device_do_what_those_of_numpy_do(run: Run) -> None:
     assert run("-c", ARRAYS).stdout.strip().endswith("equal")
 
@@ -177,6 +208,17 @@ def test_arrays_on_the_device_do_what_those_of_numpy_do(run: Run) -> None:
 @needs_tools
 def test_the_cache_on_the_device_does_what_the_one_on_the_host_does(run: Run) -> None:
     assert run("-c", CACHES).stdout.strip().endswith("equal")
+
+
+def test_kernels_refuse_in_the_words_of_the_table() -> None:
+    binary = (libraries() / "libonnxruntime_providers_cuda.so").read_bytes()
+    said = [rule.says for kernel in REFUSALS.values() for rule in kernel.rules]
+    assert [text for text in said if text.encode() not in binary] == []
+
+
+def test_operators_take_what_the_table_says() -> None:
+    listed = [line for line in SCHEMAS.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    assert list_schemas.schemas() == listed
 
 
 def walk(run: Run, folders: list[Path]) -> dict[str, Any]:

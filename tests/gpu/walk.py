@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import edgelm
+from edgelm import loading
+from edgelm.known_answers import package_answers
 from edgelm.package import Package
 from edgelm.providers import PROVIDERS
 from edgelm.session import Program
@@ -32,6 +34,8 @@ def walked(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    # Kernels of the stand-in compute nothing: that known answers can be asked for is all there is to see.
+    loading.check_operators = package_answers
     found: dict[str, Any] = {}
     for argument in sys.argv[1:]:
         try:

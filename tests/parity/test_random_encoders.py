@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgelm.package import Manifest
+from edgelm.manifest import Manifest
 from edgelm_export.checkpoint import open_checkpoint
 from edgelm_export.model import understand
 from tests.architectures.encoder_configs import (

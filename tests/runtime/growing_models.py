@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm import signature
-from edgelm.package import OPTIMUM, Manifest
+from edgelm.manifest import OPTIMUM, Manifest
 from edgelm.providers import PROVIDERS
 from edgelm.signature import CacheGeometry, LayerCache, Port
 from edgelm.tasks import EncoderFacts

@@ -13,7 +13,7 @@ import pytest
 
 import edgelm
 from edgelm.errors import InvalidOption, ManifestError
-from edgelm.package import sealed
+from edgelm.manifest import sealed
 from edgelm.text_generation import DecoderModel
 from edgelm.verification import verify_package
 from tests.export.adapters import adapt, float_tensors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,14 @@ class Echo:
     def __init__(self) -> None:
         self.defaults = GenerationConfig(max_new_tokens=7)
         self.asked: list[dict[str, Any]] = []
+        self.room = 1000
         self.failure: Exception | None = None
         self.fails_after = 0
 
-    def stream_chat(self, messages: list[dict[str, str]], /, **options: Any) -> Iterator[Chunk]:
+    def fit_chat(self, messages: list[dict[str, str]], /, **options: Any) -> list[dict[str, str]]:
+        return messages[-self.room :]
+
+    def stream_chat(self, messages: Sequence[Mapping[str, Any]], /, **options: Any) -> Iterator[Chunk]:
         self.asked.append({"messages": list(messages), "options": options})
         for number, piece in enumerate((f"{len(messages)}", " ", messages[-1]["content"])):
             if self.failure is not None and number >= self.fails_after:
@@ -52,6 +56,17 @@ def test_every_turn_is_asked_with_what_went_before() -> None:
     ]
     assert model.asked[1]["options"] == {"temperature": 0}
     assert chat.metrics == [METRICS, METRICS]
+
+
+def test_a_chat_that_has_become_too_long_is_read_without_its_oldest_turns_and_keeps_them() -> None:
+    model = Echo()
+    chat = Conversation(model)
+    model.room = 3
+    assert [say(chat, text) for text in "abc"] == ["1 a!", "3 b!", "3 c!"]
+    assert [message["content"] for message in model.asked[2]["messages"]] == ["b", "3 b!", "c"]
+    assert (chat.unread, len(chat.messages)) == (2, 6)
+    chat.reset()
+    assert chat.unread == 0
 
 
 def test_an_answer_that_is_stopped_is_kept_as_far_as_it_came() -> None:

@@ -15,7 +15,7 @@ import edgelm
 from edgelm.errors import ContextOverflow, ManifestError
 from edgelm.growing import PREFILL_CHUNK, GrowingDecoder
 from edgelm.growing_seq2seq import GrowingSeq2Seq
-from edgelm.package import sealed
+from edgelm.manifest import sealed
 from edgelm.text_generation import DecoderModel
 from edgelm.text_to_text import Seq2SeqModel
 from tests.runtime.growing_models import LONGEST, VOCAB, decoder_package, logits, seq2seq_package

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from edgelm.errors import DigestError, ManifestError, VersionError
-from edgelm.package import MANIFEST, Manifest, Package, sealed
+from edgelm.manifest import MANIFEST, Manifest, sealed
+from edgelm.package import Package
 from edgelm.signature import CacheGeometry, LayerCache
 
 

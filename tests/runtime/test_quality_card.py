@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgelm.quality_card import screen, table
+from edgelm.quality_card import remarks, screen, screens, table
 
 DECODER: dict[str, Any] = {
     "text": {"name": "own.txt", "sha256": "00"},
@@ -45,4 +45,11 @@ def test_a_card_of_texts_has_one_column() -> None:
 def test_what_was_not_measured_is_said() -> None:
     assert screen({}) == ["quality not measured (--no-verify)"]
     assert screen({"skipped": "skipped: no room"}) == ["quality not measured, skipped: no room"]
+
+
+def test_cards_of_several_devices_are_named() -> None:
+    skipped = {"skipped": "skipped: no room"}
+    assert screens({"cpu": {}}) == screen({})
+    assert screens({"cpu": {}, "cuda": skipped}) == ["for cpu:", *screen({}), "for cuda:", *screen(skipped)]
+    assert "measured with the kernels of cpu" in " ".join(remarks({"ran_on": "cpu"}))
     assert table({}) == []

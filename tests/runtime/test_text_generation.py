@@ -252,7 +252,7 @@ def test_a_graph_that_is_none_is_refused(package: Path, tmp_path: Path) -> None:
     import json
     import shutil
 
-    from edgelm.package import sealed
+    from edgelm.manifest import sealed
     from edgelm_export.write import digests
 
     copy = Path(shutil.copytree(package, tmp_path / "copy"))

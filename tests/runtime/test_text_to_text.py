@@ -14,7 +14,7 @@ import edgelm
 from edgelm.decode import Decoder
 from edgelm.errors import ContextOverflow, InvalidOption, ManifestError
 from edgelm.logits import log_softmax
-from edgelm.package import sealed
+from edgelm.manifest import sealed
 from edgelm.text_to_text import Seq2SeqModel
 from tests.architectures.seq2seq_checkpoints import POSITIONS, VOCAB, tiny_seq2seq
 

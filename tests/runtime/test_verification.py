@@ -18,7 +18,8 @@ import edgelm
 from edgelm import home, known_answers
 from edgelm.errors import EdgeLMError, PackageError
 from edgelm.known_answers import NOTHING
-from edgelm.package import MANIFEST, Package, sealed, sha256
+from edgelm.manifest import MANIFEST, sealed
+from edgelm.package import Package, sha256
 from edgelm.program_ports import differences
 from edgelm.providers import PROVIDERS
 from edgelm.recorded_run import NEAR_TIE, Repeated, record, repeat

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgelm_export.blocks.kernels import dynamic_quantize_matmul
 from edgelm_export.blocks.precision import as_activation
-from edgelm_export.blocks.smoothing import smoothed
+from edgelm_export.blocks.smoothing import smooth, smoothed
 from edgelm_export.graph import DTYPES, GraphBuilder
 from edgelm_export.quantize.formats import Format
 from edgelm_export.weights import Weight
@@ -27,8 +27,7 @@ def dynamic_projection(
     def transposed() -> Iterator[NDArray[np.int8]]:
         parts: list[NDArray[np.uint8]] = []
         for weight in weights:
-            for chunk in weight.chunks(form.flaw):
-                part = form.quantize(chunk if factors is None else chunk * factors())
+            for part in form.quantize_pieces(smooth(weight.chunks(form.flaw), factors)):
                 parts.append(part.packed[:, 0])
                 scales.append(part.scales[:, 0].astype(np.float32))
         # The kernel wants [k, n], so the whole weight comes at once, at a quarter of its float size.

@@ -145,7 +145,7 @@ class _Layer:
         key, experts = self.g.name(f"experts.{name}"), self.m.num_experts
         form = self.form
         if form.bits < 16:
-            return stored_blocks(self.g, key, form, (experts, n), k, lambda: map(form.quantize, pieces()))
+            return stored_blocks(self.g, key, form, (experts, n), k, lambda: form.quantize_pieces(pieces()))
         return as_activation(self.g, stored_floats(self.g, f"{key}.weight", self.form, (experts, n, k), pieces))
 
     def _stored_bias(self, name: str, size: int, pieces: Pieces) -> ir.Value:

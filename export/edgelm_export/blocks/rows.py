@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgelm_export.blocks.kernels import matmul_integer_to_float, matmul_transposed
 from edgelm_export.blocks.precision import as_activation
-from edgelm_export.blocks.smoothing import Factors, smoothed
+from edgelm_export.blocks.smoothing import Factors, smooth, smoothed
 from edgelm_export.graph import DTYPES, GraphBuilder
 from edgelm_export.quantize.formats import Format
 from edgelm_export.weights import Weight
@@ -55,8 +55,7 @@ def _store(
 
     def codes() -> Iterator[NDArray[np.int8]]:
         for weight in weights:
-            for chunk in weight.chunks(form.flaw):
-                part = form.quantize(chunk if factors is None else chunk * factors())
+            for part in form.quantize_pieces(smooth(weight.chunks(form.flaw), factors)):
                 scales.append(part.scales)
                 yield (part.packed[:, 0] ^ np.uint8(128)).view(np.int8)
 

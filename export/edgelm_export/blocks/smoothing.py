@@ -6,7 +6,7 @@ where the float graph was run before (Recipe.ranges).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 import numpy as np
@@ -38,6 +38,11 @@ def smoothed(
 
     inverse = g.stored(f"{name}.smoothing", "float32", ranges.shape, lambda: [1 / factors()])
     return g.op("Mul", x, as_activation(g, inverse)), factors
+
+
+def smooth(chunks: Iterable[Factors], factors: Callable[[], Factors] | None) -> Iterable[Factors]:
+    """A weight's rows times the factors of its columns, if there are any."""
+    return chunks if factors is None else (chunk * factors() for chunk in chunks)
 
 
 def _factors(ranges: Factors, weights: Sequence[Weight]) -> Factors:

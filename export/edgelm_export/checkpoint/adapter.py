@@ -18,6 +18,7 @@ from edgelm_export.checkpoint.base import LazyTensor
 from edgelm_export.checkpoint.files import exists, is_plain_name, listing, read_object, shown
 from edgelm_export.checkpoint.safetensors import read_safetensors
 from edgelm_export.config_reader import ConfigReader
+from edgelm_export.wording import listed
 
 _CONFIG, _WEIGHTS, _PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _PREFIX = "base_model.model."
@@ -141,7 +142,9 @@ def _pairs(tensors: Mapping[str, LazyTensor], settings: _Settings, reader: Confi
         else:
             halves.setdefault(found[1], {})[found[2]] = tensor
     if others:
-        reader.problem(f"tensors that are no lora_A or lora_B of a linear layer: {_listed(others)}")
+        reader.problem(
+            f"tensors that are no lora_A or lora_B of a linear layer: {listed([*map(shown, sorted(others))], ', ')}"
+        )
     if not halves:
         reader.problem("it changes no linear layer")
     return {module: pair for module, half in halves.items() for pair in _pair(module, half, settings, reader)}
@@ -197,8 +200,3 @@ def _matching(patterns: list[tuple[re.Pattern[str], float]], module: str, defaul
 
 def _brief(value: Any) -> str:
     return shown(str(value)) if not isinstance(value, bool) else str(value).lower()
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(map(shown, sorted(names)[:8])) + more

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from edgelm.errors import CheckpointError, CorruptFile
+from edgelm_export.wording import listed
 
 MAX_JSON_BYTES = 32 << 20  # the largest real header or index has about 15 MiB
 
@@ -49,8 +50,7 @@ def listing(folder: Path) -> str:
         names = sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
         raise _unreadable(folder, error) from error
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(map(shown, names[:8])) + more if names else "nothing"
+    return listed([*map(shown, names)], ", ") or "nothing"
 
 
 def file_size(file: Path) -> int:

@@ -7,11 +7,12 @@ read here. Format (its README): 8 bytes of header length, a JSON header, then th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from edgelm.errors import CheckpointError
+from edgelm_export.checkpoint import pytorch
 from edgelm_export.checkpoint.base import Checkpoint, LazyTensor
 from edgelm_export.checkpoint.files import (
     CONVERT_PICKLE,
@@ -172,25 +173,35 @@ def _check_spans(file: Path, spans: list[tuple[int, int, str]], size: int) -> No
 
 def _weights(folder: Path) -> tuple[list[Path], dict[str, LazyTensor]]:
     """The weight files (the index among them) and all their tensors."""
-    single, index = folder / _SINGLE, folder / _INDEX
+    if not any(folder.glob("*.safetensors")) and not exists(folder / _INDEX) and pytorch.can_read(folder):
+        return _weights_in(folder, pytorch.SINGLE, pytorch.INDEX, pytorch.read_pytorch)
+    if not exists(folder / _SINGLE) and not exists(folder / _INDEX):
+        return [file := _only_safetensors(folder)], read_safetensors(file)
+    return _weights_in(folder, _SINGLE, _INDEX, read_safetensors)
+
+
+def _weights_in(
+    folder: Path, one: str, parts: str, read: Callable[[Path], dict[str, LazyTensor]]
+) -> tuple[list[Path], dict[str, LazyTensor]]:
+    """Those of a folder whose weights are in one file, or in shards that an index lists."""
+    single, index = folder / one, folder / parts
     if not exists(index):
-        file = single if exists(single) else _only_safetensors(folder)
-        return [file], read_safetensors(file)
+        return [single], read(single)
     weight_map = _weight_map(index)
     shards = sorted(set(weight_map.values()))
-    if exists(single) and _SINGLE not in shards:
-        raise CheckpointError(f"{folder}: holds {_SINGLE} and other shards too; delete the set that is not meant")
+    if exists(single) and one not in shards:
+        raise CheckpointError(f"{folder}: holds {one} and other shards too; delete the set that is not meant")
     tensors: dict[str, LazyTensor] = {}
     for shard in shards:
         if not exists(folder / shard):
             raise corrupt(index, f"names {shown(shard)}, which is not in the folder")
-        held = read_safetensors(folder / shard)
+        held = read(folder / shard)
         lacking = [name for name, place in weight_map.items() if place == shard and name not in held]
         if lacking:
-            raise corrupt(folder / shard, f"lacks {len(lacking)} tensors of {_INDEX}, {shown(lacking[0])} the first")
+            raise corrupt(folder / shard, f"lacks {len(lacking)} tensors of {parts}, {shown(lacking[0])} the first")
         for name, tensor in held.items():
             if name in tensors and name not in weight_map:
-                raise corrupt(folder / shard, f"tensor {shown(name)}: is in an earlier shard too and not in {_INDEX}")
+                raise corrupt(folder / shard, f"tensor {shown(name)}: is in an earlier shard too and not in {parts}")
             if weight_map.get(name, shard) == shard:
                 tensors[name] = tensor
     return [index, *(folder / shard for shard in shards)], tensors
@@ -220,7 +231,7 @@ def _incomplete(folder: Path, what: str) -> CheckpointError:
     if any(any(folder.glob(f"*{end}")) for end in PICKLE_SUFFIXES) and not any(folder.glob("*.safetensors")):
         return CheckpointError(
             f"{folder}: has pickled weights only, which are never read because opening them can run code; download the "
-            f"safetensors version, or {CONVERT_PICKLE}"
+            f"safetensors version, install torch, which reads {pytorch.SINGLE} without running any, or {CONVERT_PICKLE}"
         )
     return CheckpointError(
         f"{folder}: {what}; expected config.json and {_SINGLE}, or {_INDEX} and its shards; found {listing(folder)}"

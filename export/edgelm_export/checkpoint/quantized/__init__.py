@@ -23,6 +23,7 @@ from edgelm_export.checkpoint.quantized.mlx import is_mlx, read_mlx
 from edgelm_export.checkpoint.quantized.mxfp4 import read_mxfp4
 from edgelm_export.checkpoint.quantized.tensors import StoredTensors
 from edgelm_export.config_reader import ConfigReader
+from edgelm_export.wording import listed
 
 # The settings and the tensors in, how the weights are stored out, in words; what is wrong is noted in both.
 Format = Callable[[ConfigReader, StoredTensors], str]
@@ -60,10 +61,12 @@ def dequantized(checkpoint: Checkpoint) -> Checkpoint:
     stored_as = FORMATS[method](config, tensors)
     where = f"{checkpoint.files[0]}: {key} {method!r}"
     if config.problems:
-        raise UnsupportedConfig(f"{where} cannot be read: {_listed(config.problems)}; take the unquantized checkpoint")
+        raise UnsupportedConfig(
+            f"{where} cannot be read: {listed(config.problems, most=_SHOWN)}; take the unquantized checkpoint"
+        )
     if tensors.problems:
         raise CheckpointError(
-            f"{where} does not fit the tensors (is it this checkpoint's?): {_listed(tensors.problems)}"
+            f"{where} does not fit the tensors (is it this checkpoint's?): {listed(tensors.problems, most=_SHOWN)}"
         )
     unknown = [f"{key} {name!r} is not known to edgelm and was not used" for name in config.unread()]
     return replace(
@@ -94,8 +97,3 @@ def _method(settings: Any) -> str | None:
     if method is None and is_mlx(cast(dict[str, Any], settings)):
         return "mlx"
     return method if isinstance(method, str) else None
-
-
-def _listed(problems: list[str]) -> str:
-    rest = len(problems) - _SHOWN
-    return "; ".join(problems[:_SHOWN]) + (f"; and {rest:,} more" if rest > 0 else "")
