@@ -10,6 +10,7 @@ from typing import Any
 from page import table, where
 from report_decoders import loop, speed, speed_picture
 from report_encoders import encoders, encoders_picture
+from report_generation import constrained, lookup, sampler
 from report_mixtures import latent, mixtures
 from report_seq2seq import seq2seq
 
@@ -35,6 +36,9 @@ def write_report(docs: Path) -> None:
         "mixtures": mixtures,
         "latent": latent,
         "loop": loop,
+        "lookup": lookup,
+        "constrained": constrained,
+        "sampler": sampler,
         "memory": memory,
     }
     pictures = {"speed": speed_picture, "encoders": encoders_picture}
