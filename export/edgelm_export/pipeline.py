@@ -139,7 +139,7 @@ def _export(
     with (
         package_folder(target, force=options.force) as folder,
         FloatGraph(model, folder.parent, say, bound) as graph,
-        Digests(undigested(found, checkpoint)) as source_digests,
+        Digests(undigested(found, model.checkpoint)) as source_digests,
     ):
         write_texts(model.checkpoint, folder)
 
@@ -159,7 +159,7 @@ def _export(
             written = replace(manifest, precision=recipe.name, recipe=recipe.as_manifest(), **parts)
             del recipe  # what it knows of the inputs takes memory that verification needs
             with cost.of("digests"):
-                source = source_entry(found, checkpoint, source_digests.result()) | merged_entries(adapters)
+                source = source_entry(found, model.checkpoint, source_digests.result()) | merged_entries(adapters)
                 written = replace(written, source=source, files=digests(folder, known=data_digests))
             if options.verify:
                 with cost.of("verifying"):
@@ -171,7 +171,7 @@ def _export(
             with cost.of("calibrating"):
                 ready = [calibrated(recipe, model, folder, graph, known, say)]
             package = write(ready.pop())  # kept by `write` alone, which needs the memory
-            if options.recipe is None:
+            if options.recipe is None and options.verify:
                 with cost.of("trying inputs"):
                     changed = formats_without(
                         package, providers[0], recipe, lambda: calibration_ids(model, folder, known)
