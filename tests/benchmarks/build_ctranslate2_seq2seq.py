@@ -1,4 +1,4 @@
-"""CHECKPOINT OUT: CTranslate2's own converter for an encoder-decoder, int8. Runs inside .venv-encoders."""
+"""CHECKPOINT OUT: CTranslate2's own converter for an encoder-decoder, int8. Runs inside .venv-bench-encoders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CHECKPOINT OUT: genai's own model builder on the same checkpoint, int4 for CPU with its default options. Runs inside .venv-genai.
+"""CHECKPOINT OUT: genai's own model builder on the same checkpoint, int4 for CPU with its default options. Runs inside .venv-bench-genai.
 
 The builder cannot read quantized GGUF files: such a file is first dequantized by transformers into a folder in hub layout.
 """

@@ -1,4 +1,4 @@
-"""CHECKPOINT.gguf OUT: the same weights as a float32 folder in hub layout, for peers that read no GGUF. Runs inside .venv-genai."""
+"""CHECKPOINT.gguf OUT: the same weights as a float32 folder in hub layout, for peers that read no GGUF. Runs inside .venv-bench-genai."""
 
 from __future__ import annotations
 

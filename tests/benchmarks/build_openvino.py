@@ -1,4 +1,4 @@
-"""CHECKPOINT OUT SENTENCES.json: an encoder as OpenVINO IR, int8 by NNCF calibrated on the sentences. Runs inside .venv-encoders."""
+"""CHECKPOINT OUT SENTENCES.json: an encoder as OpenVINO IR, int8 by NNCF calibrated on the sentences. Runs inside .venv-bench-encoders."""
 
 from __future__ import annotations
 

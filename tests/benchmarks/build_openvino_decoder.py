@@ -1,4 +1,4 @@
-"""CHECKPOINT OUT BITS [GROUP]: a decoder as OpenVINO IR, weights compressed by NNCF as Optimum asks it to. Runs inside .venv-openvino."""
+"""CHECKPOINT OUT BITS [GROUP]: a decoder as OpenVINO IR, weights compressed by NNCF as Optimum asks. Runs inside .venv-bench-openvino."""
 
 from __future__ import annotations
 

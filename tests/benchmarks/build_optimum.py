@@ -1,4 +1,4 @@
-"""CHECKPOINT OUT fp32|int8: Optimum's ONNX export of an encoder, then its dynamic quantization. Runs inside .venv-optimum."""
+"""CHECKPOINT OUT fp32|int8: Optimum's ONNX export of an encoder, then its dynamic quantization. Runs inside .venv-bench-optimum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MODEL OUT: an encoder-decoder of a well-known size with random weights, as transformers saves it. Runs inside .venv-encoders."""
+"""MODEL OUT: an encoder-decoder of a well-known size with random weights, as transformers saves it. Runs inside .venv-bench-encoders."""
 
 from __future__ import annotations
 

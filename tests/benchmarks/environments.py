@@ -27,13 +27,13 @@ print(json.dumps({"python": platform.python_version(), **found}))
 
 
 def environment(name: str) -> Path:
-    """The interpreter of `.venv-NAME`, installed from requirements-NAME.txt where it is not yet.
+    """The interpreter of `.venv-bench-NAME`, installed from requirements-NAME.txt where it is not yet.
 
     What stands in requirements-NAME-alone.txt, where there is one, is installed without what it says it needs.
     """
     requirements, alone = HERE / f"requirements-{name}.txt", HERE / f"requirements-{name}-alone.txt"
     files = [requirements, *([alone] if alone.exists() else [])]
-    folder = ROOT / f".venv-{name}"
+    folder = ROOT / f".venv-bench-{name}"
     python, stamp = folder / "bin" / "python", folder / ".installed"
     wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     if python.exists() and stamp.exists() and stamp.read_text(encoding="ascii") == wanted:
