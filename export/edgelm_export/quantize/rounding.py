@@ -23,10 +23,8 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[np.float32]
 Grid: TypeAlias = tuple[Array, Array]  # scale, zero: [count] each
 
-_ROUNDS, _SMALL = (
-    3,
-    64,
-)  # of least squares, and one more for larger blocks; others gain less than 0.5 % of the squared error
+_ROUNDS = 3  # of least squares; others gain less than 0.5 % of the squared error
+_SMALL = 64  # weights of a block; larger ones get one round and one start more
 _MANY = 0.7  # blocks that still gain, of all: to leave the others out would cost more than it saves
 _PROBED = 8  # rows that tell almost all blocks that lie on no grid of their own
 _NEAR = np.float32(0.2)  # of a step; a block on its own grid is nearer than this with every weight
