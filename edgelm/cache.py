@@ -9,7 +9,8 @@ import numpy as np
 
 from edgelm import signature
 from edgelm.errors import ContextOverflow, GenerationError, OutOfDeviceMemory
-from edgelm.session import HOST_MEMORY, Memory
+from edgelm.host_memory import HOST_MEMORY
+from edgelm.session import Memory
 from edgelm.signature import CacheGeometry, LayerCache
 
 _SMALLEST_BUCKET = 256
@@ -218,6 +219,10 @@ class StaticKVCache:
             for row, parent in enumerate(parents if before else ()):
                 length = self.lengths[parent]
                 new[row, :, :length] = before[position][parent, :, :length]
+            if before and self._memory is HOST_MEMORY:
+                before[position] = (
+                    new  # or the whole cache would lie there twice; a device may run full, and then what was there stays
+                )
             buffers.append(new)
         self._buffers, self.max_length = buffers, max_length
 

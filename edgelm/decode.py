@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from edgelm import signature
 from edgelm.cache import StaticKVCache, inherited
+from edgelm.host_memory import buffer
 from edgelm.long_context import LongContext
 from edgelm.protocols import Logits
-from edgelm.session import Array, Binding, Program, buffer
+from edgelm.session import Array, Binding, Program
 from edgelm.signature import CacheGeometry
 
 # Tokens of one prefill call. The fused attention multiplies each query of a call with all its keys, those behind it too, so calls of
@@ -90,6 +91,7 @@ class Decoder:
     def prefill_chunks(self, row: int, ids: Sequence[int]) -> Iterator[Logits | None]:
         """The same, at most PREFILL_CHUNK tokens from one item to the next; only the last item is logits."""
         fed = [*self._again(row, len(ids)), *ids]
+        self._reserve(self.cache.lengths[row] + len(fed))  # at once, for growing copies what is there
         for start in range(0, len(fed), PREFILL_CHUNK):
             last = start + PREFILL_CHUNK >= len(fed)
             logits = self._feed(row, fed[start : start + PREFILL_CHUNK], asked=int(last))
@@ -108,8 +110,7 @@ class Decoder:
             for row in range(len(ids)):
                 self._feed_again(row, 1)
         lengths = self.cache.lengths
-        if self.cache.reserve(max(lengths) + 1):
-            self._unbind()
+        self._reserve(max(lengths) + 1)
         if self._step is None:
             self._step = self._call((0, self.batch), (1, 1), repeats=True)
         self._step.input_ids[:, 0] = ids
@@ -133,8 +134,7 @@ class Decoder:
         """
         self._feed_again(0, len(ids))
         count = len(ids)
-        if self.cache.reserve(self.cache.lengths[0] + count):
-            self._unbind()
+        self._reserve(self.cache.lengths[0] + count)
         if self._verification is None or self._verification.input_ids.shape[1] != count:
             self._verification = self._call((0, 1), (count, count))
         return self._run(self._verification, 0, ids)
@@ -231,8 +231,7 @@ class Decoder:
     def _feed(self, row: int, ids: Sequence[int], *, asked: int) -> Logits:
         """Feeds a row up to PREFILL_CHUNK tokens; returns the logits [asked, vocab_size] after the last ones."""
         count = len(ids)
-        if self.cache.reserve(self.cache.lengths[row] + count):
-            self._unbind()
+        self._reserve(self.cache.lengths[row] + count)
         return self._run(self._call((row, row + 1), (count, asked)), row, ids)
 
     def _run(self, call: _Call, row: int, ids: Sequence[int]) -> Logits:
@@ -244,6 +243,12 @@ class Decoder:
         self.cache.advance(row, count)
         self.ids[row] += ids
         return call.logits[0]
+
+    def _reserve(self, length: int) -> None:
+        """Makes room for `length` positions a row; what is bound would keep the buffers that are replaced."""
+        if length > self.cache.max_length:
+            self._unbind()
+            self.cache.reserve(length)
 
     def _unbind(self) -> None:
         """Buffers or rows are about to be others than those bound."""

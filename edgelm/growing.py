@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from edgelm import signature
 from edgelm.cache import check_room, inherited
+from edgelm.host_memory import buffer
 from edgelm.protocols import Logits
-from edgelm.session import Program, buffer, value
+from edgelm.session import Program, value
 from edgelm.signature import CacheGeometry
 
 if TYPE_CHECKING:

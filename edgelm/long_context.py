@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.session import buffer
+from edgelm.host_memory import buffer
 
 
 class LongContext:

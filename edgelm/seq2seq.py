@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from edgelm import signature
 from edgelm.decode import Decoder
 from edgelm.encode import Encoder, Row
+from edgelm.host_memory import buffer
 from edgelm.memory import SourceMemory
-from edgelm.session import Program, buffer
+from edgelm.session import Program
 from edgelm.signature import CacheGeometry
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-import mmap
 import re
 import time
 import weakref
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.cuda import DeviceArray, DeviceMemory, host_dtype, preload
+from edgelm.cuda import DeviceArray, DeviceMemory, preload
 from edgelm.errors import OutOfDeviceMemory, ProviderError
+from edgelm.host_memory import HOST_MEMORY, HostMemory
 from edgelm.integer_products import products_overflow
 from edgelm.providers import Provider, missing, plugin_devices
 
@@ -36,17 +36,6 @@ class Memory(Protocol):
     def empty(self, shape: Sequence[int], dtype: str, *, sparse: bool = False) -> Any:
         """A zeroed array with NumPy's basic indexing; `sparse` says that little of it may ever be written."""
         ...
-
-
-class HostMemory:
-    """The memory of this process."""
-
-    def empty(self, shape: Sequence[int], dtype: str, *, sparse: bool = False) -> NDArray[Any]:
-        """A zeroed array; bfloat16, which NumPy lacks, as uint16."""
-        return (sparse_buffer if sparse else buffer)(tuple(shape), host_dtype(dtype))
-
-
-HOST_MEMORY = HostMemory()
 
 
 class Program:
@@ -241,6 +230,7 @@ def _session(
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.enable_mem_pattern = False
     if threads is not None:
         options.intra_op_num_threads = threads
     config = dict(provider.session_config)
@@ -314,18 +304,3 @@ def value(array: NDArray[Any], kind: str = "") -> onnxruntime.OrtValue:
     if kind == _BFLOAT16 and array.dtype == np.uint16:
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16_ELEMENT)
     return onnxruntime.OrtValue.ortvalue_from_numpy(array if array.flags.c_contiguous else np.ascontiguousarray(array))
-
-
-def buffer(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """A zeroed array to bind. Pages of it cost memory only once they are written."""
-    return np.zeros(shape, dtype)
-
-
-def sparse_buffer(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """The same for large arrays of which little may ever be written.
-
-    NumPy asks the system for huge pages, and a cache [rows, heads, positions, ...] takes one a head with its first
-    position: 28 MB for the keys and values of a 4,096 token window after a prompt of 20. These pages are small.
-    """
-    count = math.prod(shape)
-    return np.frombuffer(mmap.mmap(-1, count * np.dtype(dtype).itemsize), dtype).reshape(shape)

@@ -26,8 +26,7 @@ def read_task() -> dict[str, Any]:
 
 def answer(values: dict[str, Any]) -> None:
     """Hands the result to the caller, and leaves at once: a peer that crashes while it is torn down must not lose a figure."""
-    values["peak_rss_mib"] = peak_rss_mib()
-    sys.stdout.write("\n" + json.dumps(values) + "\n")
+    sys.stdout.write("\n" + json.dumps({"peak_rss_mib": peak_rss_mib(), **values}) + "\n")
     sys.stdout.flush()
     os._exit(0)
 
@@ -38,8 +37,12 @@ def peak_rss_mib() -> float:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) / 1024
-    scale = 1024 if sys.platform != "darwin" else 1024 * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+    return mib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def mib(maxrss: int) -> float:
+    """What getrusage calls ru_maxrss: bytes on macOS, KiB elsewhere."""
+    return maxrss / (1024 if sys.platform != "darwin" else 1024 * 1024)
 
 
 def speed(
@@ -89,15 +92,25 @@ def decode_key(context: int) -> str:
     return f"decode_{context}_tokens_per_second"
 
 
-def waiting_share(call: Callable[[], None]) -> float:
+def waited(tasks: Path = Path("/proc/self/task")) -> float:
+    """Seconds that threads of a process (this one) were ready and had no core (Linux scheduler statistics)."""
+    total = 0
+    for file in tasks.glob("*/schedstat"):
+        with suppress(OSError, ValueError, IndexError):
+            total += int(file.read_text(encoding="ascii").split()[1])
+    return total / 1e9
+
+
+def waiting_share(call: Callable[[], None], waited: Callable[[], float] = waited) -> float:
     """Runs the call; how long threads of this process were ready and had no core because something else used it, over the call's time.
 
     Threads of one process wait for each other as well, so no more of it is blamed on others than the time they had.
+    `waited` tells of another process that the call runs.
     """
-    waited, others, started = _waited(), _used_by_others(), time.perf_counter()
+    before, others, started = waited(), _used_by_others(), time.perf_counter()
     call()
     elapsed = time.perf_counter() - started
-    return max(0.0, min(_waited() - waited, _used_by_others() - others)) / elapsed
+    return max(0.0, min(waited() - before, _used_by_others() - others)) / elapsed
 
 
 def _milliseconds(call: Callable[[], None]) -> float:
@@ -106,17 +119,8 @@ def _milliseconds(call: Callable[[], None]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def _waited() -> float:
-    """Seconds that threads of this process were ready and had no core (Linux scheduler statistics)."""
-    total = 0
-    for file in Path("/proc/self/task").glob("*/schedstat"):
-        with suppress(OSError, ValueError, IndexError):
-            total += int(file.read_text(encoding="ascii").split()[1])
-    return total / 1e9
-
-
 def _used_by_others() -> float:
-    """Seconds that our cores were busy, but for what this process used of them."""
+    """Seconds that our cores were busy, but for what this process and its children used of them."""
     try:
         lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
         ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
@@ -125,6 +129,7 @@ def _used_by_others() -> float:
             if name in ours:
                 # user, nice, system, idle, iowait, irq, softirq, steal
                 ticks += sum(map(int, fields[:8])) - int(fields[3]) - int(fields[4])
-        return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)  # those that have ended
+        return ticks / os.sysconf("SC_CLK_TCK") - time.process_time() - children.ru_utime - children.ru_stime
     except (OSError, ValueError, IndexError, AttributeError):
         return 0.0

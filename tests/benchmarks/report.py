@@ -10,7 +10,7 @@ from typing import Any
 from page import table, where
 from report_decoders import loop, speed, speed_picture
 from report_encoders import encoders, encoders_picture
-from report_generation import constrained, lookup, sampler
+from report_generation import constrained, lookup, sampler, start
 from report_mixtures import latent, mixtures
 from report_seq2seq import seq2seq
 
@@ -35,6 +35,7 @@ def write_report(docs: Path) -> None:
         "seq2seq": seq2seq,
         "mixtures": mixtures,
         "latent": latent,
+        "start": start,
         "loop": loop,
         "lookup": lookup,
         "constrained": constrained,

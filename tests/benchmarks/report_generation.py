@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from page import table, where
+from page import disturbance, ratio, spread, table, versions, where
 
 LOOKUP = """A paragraph is written again with one name changed, greedy, from a prompt that holds two earlier versions; plain decoding and
 prompt lookup with at most {prompt_lookup_num_tokens} guesses a step in turn, {rounds} pairs, {threads} threads. Each text is the one
 that was asked for.
+"""
+START = """Seconds from the shell to the first byte of output and to the end of the process that completes "{prompt}" by one token,
+{threads} threads, all files in memory: {rounds} rounds in turn, median (least-greatest). `edgelm run` checks the SHA-256 of all files
+of the package meanwhile. llama.cpp, of which there is no command here, runs from the shortest script that does it, through
+llama-cpp-python.
 """
 CONSTRAINED = """JSON that meets a schema of 10 fields, `{model}`, int4, {threads} threads: the mask of allowed tokens beside a decode step,
 and texts drawn at temperature 1.5 and judged by the jsonschema library.
@@ -32,6 +37,26 @@ def lookup(result: Mapping[str, Any]) -> str:
     ]
     head = ["package", "tokens a step", "plain, ms a token", "lookup, ms a token", "times as fast"]
     return _section("Prompt lookup", head, rows, LOOKUP.format(**result["settings"]), result)
+
+
+def start(result: Mapping[str, Any]) -> str:
+    entries = result["contenders"]
+    seconds = {name: [one["first_token_s"] for one in entry["rounds"]] for name, entry in entries.items()}
+    first = next(iter(entries))
+    rows = [
+        [
+            f"`{name}`",
+            f"{entry['bytes'] / 1e6:.0f}",
+            spread(entry["summary"]["first_token_s"], 2),
+            ratio(seconds[name], seconds[first]),
+            spread(entry["summary"]["process_s"], 2),
+            f"{entry['summary']['peak_rss_mib']['median']:.0f}",
+        ]
+        for name, entry in entries.items()
+    ]
+    head = ["contender", "MB", "first token s", f"of `{first}`", "whole process s", "peak MiB"]
+    text = f"{START.format(**result['settings'])}\n{disturbance(entries)}\n\n{versions(entries)}"
+    return _section("From the shell to the first token", head, rows, text, result)
 
 
 def constrained(result: Mapping[str, Any]) -> str:

@@ -27,7 +27,8 @@ class Decoder:
         settings.n_threads = settings.n_threads_batch = threads
         self._batch = int(settings.n_batch)
         self._context = llama_cpp.llama_init_from_model(self._model, settings)
-        self._vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
+        self.vocab = llama_cpp.llama_model_get_vocab(self._model)
+        self._vocab_size = llama_cpp.llama_vocab_n_tokens(self.vocab)
 
     def clear(self) -> None:
         """Forgets everything."""

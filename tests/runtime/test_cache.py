@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import numpy as np
 import pytest
 
+from edgelm import host_memory
 from edgelm.cache import SPARE, StaticKVCache, capacity, copies, first_position
 from edgelm.errors import ContextOverflow, GenerationError
 from edgelm.signature import CacheGeometry, LayerCache
@@ -41,6 +45,23 @@ def test_latents_leave_little_room_since_steps_go_through_all_of_it() -> None:
             assert 0 <= cache.max_length - length < max(256, length // 8 + 1)
     assert buckets[:9] == [256, 512, 768, 1024, 1280, 1536, 1792, 2048, 2304]
     assert buckets[-1] == 10_000
+
+
+def test_growing_never_holds_more_than_one_buffer_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+    allocate = host_memory.buffer
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        alive.append(sum(one() is not None for one in made))
+        array = allocate(*arguments, **options)
+        made.append(weakref.ref(array))
+        return array
+
+    monkeypatch.setattr(host_memory, "buffer", watched)
+    cache = StaticKVCache(CacheGeometry((FULL,) * 4), batch=1, limit=1024)
+    cache.reserve(300)
+    assert alive == [*range(8), *[8] * 8]
 
 
 def test_growing_keeps_valid_positions_of_every_row() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgelm.decode import Decoder
+from edgelm.decode import PREFILL_CHUNK, Decoder
 from edgelm.text_generation import DecoderModel
 
 CLOSE = 1e-4
@@ -115,3 +115,17 @@ def test_several_tokens_follow_a_past_and_may_be_taken_back(model: DecoderModel)
     assert_close(guessed, model.logits([5, 6, 7, 8, 9, 10])[3:])
     decoder.truncate(0, 4)
     assert_close(decoder.step([11]), expected(model, [[5, 6, 7, 8, 11]]))
+
+
+def test_a_prompt_of_several_chunks_gets_its_room_at_once(model: DecoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = model.decoder(1)
+    rebuild, sizes = decoder.cache._rebuild, list[int]()  # pyright: ignore[reportPrivateUsage]
+
+    def noted(parents: Sequence[int], rows: int, max_length: int) -> None:
+        sizes.append(max_length)
+        rebuild(parents, rows, max_length)
+
+    monkeypatch.setattr(decoder.cache, "_rebuild", noted)
+    ids = np.random.default_rng(4).integers(3, 128, 2 * PREFILL_CHUNK + 140).tolist()
+    assert_close(decoder.prefill(0, ids)[None], expected(model, [ids]))
+    assert sizes == [model.max_length]

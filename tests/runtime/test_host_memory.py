@@ -1,0 +1,61 @@
+"""Arrays that programs read and write in place: zeroed, private, and the system's again when they are freed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgelm.host_memory import HOST_MEMORY, buffer
+
+LARGE = (8, 64, 1024)  # 2 MiB of float32
+
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (2, 3), LARGE, (8, 8 * 64, 1024)])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_buffer_is_zeroed_and_writable(shape: tuple[int, ...], sparse: bool) -> None:
+    found = buffer(shape, "float32", sparse=sparse)
+    assert (found.shape, found.dtype, found.flags.c_contiguous) == (shape, np.float32, True)
+    assert not found.any()
+    found[...] = 1
+    assert found.all()
+
+
+def test_bfloat16_is_kept_as_uint16() -> None:
+    assert HOST_MEMORY.empty(LARGE, "bfloat16").dtype == np.uint16
+
+
+@needs_proc
+def test_a_large_buffer_costs_what_is_written_and_gives_it_back() -> None:
+    before = resident()
+    buffers = [buffer(LARGE, "float32") for _ in range(32)]  # 64 MiB
+    assert resident() - before < 8 << 20
+    for array in buffers:
+        array[...] = 1
+    assert resident() - before > 56 << 20
+    between = [array[:1] for array in buffers[::8]]  # what lives on keeps its own buffer, and no other
+    del buffers, array
+    assert resident() - before < 16 << 20
+    assert all(part.all() for part in between)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_process_does_not_write_into_its_parents_buffers() -> None:
+    array = buffer(LARGE, "float32")
+    child = os.fork()
+    if not child:
+        array[...] = 1
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert not array.any()
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
