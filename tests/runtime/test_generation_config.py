@@ -11,6 +11,7 @@ from edgelm.errors import InvalidOption, UnsupportedConfig
 from edgelm.generation_config import GenerationConfig, option_fields
 from edgelm.generation_defaults import read_generation_config, unsupported_keys
 from edgelm.option import Interval
+from edgelm.sampling import FILTERS
 
 
 def test_defaults_sample_from_the_unfiltered_distribution():
@@ -326,7 +327,13 @@ def test_neutral_values_and_keys_without_effect_are_not_listed():
 def test_every_field_describes_itself():
     for field in dataclasses.fields(GenerationConfig):
         assert field.metadata["help"].endswith(".")
-        assert set(field.metadata) == {"help", "range", "type", "multiple", "cli", "choices", "nested", "reader"}
+        known = {"help", "range", "type", "multiple", "cli", "choices", "nested", "reader", "ours", "filter"}
+        assert set(field.metadata) == known
+
+
+def test_what_switches_a_filter_on_is_marked_as_one():
+    marked = {f.name for f in dataclasses.fields(GenerationConfig) if f.metadata["filter"]}
+    assert marked == {names[0] for _, names in FILTERS} - {"temperature"}  # which is off at 1, and greedy at its own 0
 
 
 def test_command_line_options_are_the_fields_meant_for_it():
