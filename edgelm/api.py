@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edgelm.package import Package
+
+# What a package of each family becomes: the module, and the class in it.
+_MODELS = {
+    "decoder": ("text_generation", "DecoderModel"),
+    "encoder": ("text_encoding", "EncoderModel"),
+    "encoder-decoder": ("text_to_text", "Seq2SeqModel"),
+}
 
 
 def export(source: str | Path, out: str | Path, **options: Any) -> Package:
@@ -71,15 +79,15 @@ def load(
     """
     from edgelm.package import Package
     from edgelm.providers import find_provider
-    from edgelm.text_encoding import EncoderModel
-    from edgelm.text_generation import DecoderModel
-    from edgelm.text_to_text import Seq2SeqModel
 
     opened = Package.open(find_package(package))
-    kinds = {"decoder": DecoderModel, "encoder": EncoderModel, "encoder-decoder": Seq2SeqModel}
     family = opened.manifest.family
-    if family not in kinds:
-        raise ManifestError(f"{opened.path} is of family {family!r}; this edgelm runs {' and '.join(kinds)}, update it")
+    if family not in _MODELS:
+        raise ManifestError(
+            f"{opened.path} is of family {family!r}; this edgelm runs {' and '.join(_MODELS)}, update it"
+        )
+    module, name = _MODELS[family]
+    model = getattr(importlib.import_module(f"edgelm.{module}"), name)  # the other kinds need not be imported
     provider = find_provider(device, package_devices=opened.manifest.devices, options=provider_options)
     options = {"max_batch": max_batch, "prefix_cache_mib": prefix_cache_mib}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -94,9 +102,9 @@ def load(
                 f"draft_model {drafts.path} is an {drafts.manifest.family}: only a decoder can guess for another one"
             )
         runs = find_provider(device, package_devices=drafts.manifest.devices, options=provider_options).taking_turns()
-        given["draft_model"] = DecoderModel(drafts.on(runs.runs), runs, threads=threads)
+        given["draft_model"] = model(drafts.on(runs.runs), runs, threads=threads)
         provider = provider.taking_turns()
-    return kinds[family](opened.on(provider.runs), provider, threads=threads, max_length=max_length, **given)
+    return model(opened.on(provider.runs), provider, threads=threads, max_length=max_length, **given)
 
 
 def find_package(package: str | Path) -> Path:
@@ -125,8 +133,6 @@ def exporter(module: str) -> Any:
     Raises:
         CheckpointError: the exporter's dependencies are not installed.
     """
-    import importlib
-
     try:
         return importlib.import_module(f"edgelm_export.{module}")
     except ModuleNotFoundError as error:

@@ -13,7 +13,7 @@ import numpy as np
 from edgelm.encode import Encoder, Row
 from edgelm.errors import InvalidOption
 from edgelm.generation_defaults import read_generation_config
-from edgelm.loading import length_limit, load_encoder, load_program, physical_cores
+from edgelm.loading import digests_checked, length_limit, load_encoder, load_program, physical_cores
 from edgelm.manifest import Manifest
 from edgelm.package import Package
 from edgelm.protocols import DecoderRows
@@ -95,8 +95,9 @@ class Subject:
         self._random = np.random.default_rng(0)
         manifest = package.manifest
         others = [name for name in manifest.programs if name != ENCODER]
-        self._programs = {name: load_program(package, name, provider, threads) for name in others}
-        encoder = load_encoder(package, provider, threads) if ENCODER in manifest.programs else None
+        with digests_checked(package):
+            self._programs = {name: load_program(package, name, provider, threads) for name in others}
+            encoder = load_encoder(package, provider, threads) if ENCODER in manifest.programs else None
         self._read = _reader(manifest, encoder, self._programs)
         self._config = read_generation_config(manifest.generation, start_tokens=1).replace(seed=0)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgelm.encode import Row
 from edgelm.encoder_inputs import InputReader, count
 from edgelm.errors import InvalidOption
-from edgelm.loading import device_facts, length_limit, load_encoder
+from edgelm.loading import device_facts, digests_checked, length_limit, load_encoder
 from edgelm.package import Package
 from edgelm.progress import progress
 from edgelm.providers import Provider
@@ -36,9 +36,10 @@ class EncoderRunner:
         self.package = package
         self.facts = package.manifest.encoder_facts
         self.max_length = length_limit(package, max_length)
-        self._encoder = load_encoder(package, provider, threads)
+        with digests_checked(package):
+            self.tokenizer = Tokenizer.from_folder(package.path)
+            self._encoder = load_encoder(package, provider, threads)
         self.device = device_facts(self._encoder.program)
-        self.tokenizer = Tokenizer.from_folder(package.path)
         self._reader = InputReader(self.tokenizer, self.facts, package.manifest.vocab_size, self.max_length)
 
     def _require(self, *wanted: str) -> str:

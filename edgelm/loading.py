@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 
 from edgelm.encode import Encoder, Grouping, Threads
@@ -51,24 +53,33 @@ def computing(package: Package, provider: Provider) -> Provider:
     return provider.computing(m.activations)
 
 
+@contextmanager
+def digests_checked(package: Package) -> Generator[None]:
+    """Compares the digests of all files while the body loads them, in a thread beside it.
+
+    Raises:
+        DigestError: a file of the package was changed. That explains any failure of the body, so it is the error that is raised.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        checked = pool.submit(package.verify_digests)
+        try:
+            yield
+        finally:
+            checked.result()
+
+
 def load_program(package: Package, name: str, provider: Provider, threads: int | None) -> Program:
-    """Loads a program while the digests of all files are checked.
+    """Loads a program; for use while `digests_checked`.
 
     Raises:
         InvalidOption: threads below 1.
-        DigestError: a file of the package was changed.
         ProviderError: ONNX Runtime refuses the graph, or computes something else than the export counted on.
     """
     if threads is not None:
         check_least("threads", threads, 1)
     provider = computing(package, provider)
-    with ThreadPoolExecutor(1) as pool:
-        checked = pool.submit(package.verify_digests)
-        try:
-            check_operators(package, provider)
-            return Program(package.program(name), provider, threads, capture=name == "decoder")
-        finally:
-            checked.result()  # a changed file explains any other failure, so its error wins
+    check_operators(package, provider)
+    return Program(package.program(name), provider, threads, capture=name == "decoder")
 
 
 def load_encoder(package: Package, provider: Provider, threads: int | None) -> Encoder:

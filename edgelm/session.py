@@ -230,7 +230,6 @@ def _session(
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.enable_mem_pattern = False
     if threads is not None:
         options.intra_op_num_threads = threads
     config = dict(provider.session_config)

@@ -21,7 +21,7 @@ from edgelm.generation import Chunk, Generation, Request
 from edgelm.generation_config import GenerationConfig
 from edgelm.generation_defaults import read_generation_config
 from edgelm.handle import Delivery, GenerationHandle
-from edgelm.loading import check_least, device_facts, length_limit, load_program
+from edgelm.loading import check_least, device_facts, digests_checked, length_limit, load_program
 from edgelm.logprobs import TokenLogprob, log_probabilities, token_logprobs
 from edgelm.long_chat import Message, recent_turns
 from edgelm.package import Package
@@ -73,9 +73,10 @@ class DecoderModel:
         self.max_length = length_limit(package, max_length)
         check_least("max_batch", max_batch, 1)
         check_least("prefix_cache_mib", prefix_cache_mib, 0)
-        # Before the program, whose weights fill what reading it leaves: 17 MB for a vocabulary of 49,152.
-        self.tokenizer = Tokenizer.from_folder(package.path)
-        program = load_program(package, "decoder", provider, threads)
+        with digests_checked(package):
+            # First, for the program fills the memory that reading it needs and frees: 17 MB for a vocabulary of 49,152.
+            self.tokenizer = Tokenizer.from_folder(package.path)
+            program = load_program(package, "decoder", provider, threads)
         self.device = device_facts(program)
         self._loaded: Program | None = program
         self._adapters = Adapters(package, program)

@@ -17,7 +17,7 @@ from edgelm.generation import Chunk, Generation, Request
 from edgelm.generation_config import GenerationConfig
 from edgelm.generation_defaults import read_generation_config
 from edgelm.languages import Languages
-from edgelm.loading import device_facts, length_limit, load_encoder, load_program
+from edgelm.loading import device_facts, digests_checked, length_limit, load_encoder, load_program
 from edgelm.logprobs import log_probabilities
 from edgelm.package import Package
 from edgelm.providers import Provider
@@ -43,13 +43,14 @@ class Seq2SeqModel:
         manifest = package.manifest
         self.package = package
         self.max_length = length_limit(package, max_length)
-        encoder = load_encoder(package, provider, threads)
         others = [name for name in manifest.programs if name != ENCODER]
-        programs = {name: load_program(package, name, provider, threads) for name in others}
+        with digests_checked(package):
+            self.tokenizer = Tokenizer.from_folder(package.path)
+            encoder = load_encoder(package, provider, threads)
+            programs = {name: load_program(package, name, provider, threads) for name in others}
         self.device = device_facts(programs[DECODER])
         self._source_vocab_size = manifest.encoder_facts.vocab_size or manifest.vocab_size
         self._programs = seq2seq(manifest, encoder, programs, self.max_length)
-        self.tokenizer = Tokenizer.from_folder(package.path)
         self._languages = Languages.from_folder(
             package.path, self.tokenizer, manifest.architecture, manifest.vocab_size, manifest.generation
         )

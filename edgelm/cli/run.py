@@ -9,9 +9,6 @@ from typing import Any
 import click
 
 from edgelm.api import load
-from edgelm.cli.batch import run_batch
-from edgelm.cli.encode import encode
-from edgelm.cli.generate import generate
 from edgelm.cli.inputs import input_texts
 from edgelm.cli.options import (
     ENCODER_OPTIONS,
@@ -22,10 +19,6 @@ from edgelm.cli.options import (
     language_options,
     load_options,
 )
-from edgelm.cli.rewrite import rewrite
-from edgelm.text_encoding import EncoderModel
-from edgelm.text_generation import DecoderModel
-from edgelm.text_to_text import Seq2SeqModel
 
 
 @click.command()
@@ -88,19 +81,29 @@ def command(
     model = load(package, device, threads, max_length, draft_model=draft_model, provider_options=dict(provider_options))
     if stats:
         click.echo(f"device {model.device}", err=True)
+    # Each family's half of the command is imported when it is called.
+    family = model.package.manifest.family
     if batch is not None and output is not None:
-        if not isinstance(model, DecoderModel):
+        if family != "decoder":
             raise click.UsageError("--batch: only for packages of decoders; others take lines of standard input")
         _refuse(_of(given, {*_ENCODING, *LANGUAGE_OPTIONS}), "encode or rewrite")
+        from edgelm.cli.batch import run_batch
+
         rows = given.pop("batch_size", None)
         run_batch(model, batch, output, given, rows=rows)
-    elif isinstance(model, EncoderModel):
+    elif family == "encoder":
+        from edgelm.cli.encode import encode
+
         _refuse({**_others(given, ENCODER_OPTIONS), **mixed}, "generate text")
         encode(model, input_texts(inputs, blank=True), given, output, as_json=as_json, stats=stats)
-    elif isinstance(model, Seq2SeqModel):
+    elif family == "encoder-decoder":
+        from edgelm.cli.rewrite import rewrite
+
         _refuse({**_of(given, _ENCODING), **mixed}, "embed, classify, tag, answer, fill or rank")
         rewrite(model, input_texts(inputs, blank=True), given, output, as_json=as_json, stats=stats)
     else:
+        from edgelm.cli.generate import generate
+
         _refuse(
             {**_of(given, {*_ENCODING, "batch_size", *LANGUAGE_OPTIONS}), **_set(output=output)}, "encode or rewrite"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -238,8 +239,6 @@ def test_impossible_load_options_are_refused(package: Path, options: Any, error:
 
 
 def test_a_changed_byte_is_found_at_load(package: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = Path(shutil.copytree(package, tmp_path / "copy"))
     data = bytearray((copy / "decoder.onnx.data").read_bytes())
     data[len(data) // 2] ^= 1
@@ -248,9 +247,17 @@ def test_a_changed_byte_is_found_at_load(package: Path, tmp_path: Path) -> None:
         edgelm.load(copy)
 
 
+def test_a_changed_file_is_the_error_whatever_else_goes_wrong_because_of_it(package: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(package, tmp_path / "copy"))
+    tokenizer = bytearray((copy / "tokenizer.json").read_bytes())
+    tokenizer[0] = ord("[")
+    (copy / "tokenizer.json").write_bytes(bytes(tokenizer))
+    with pytest.raises(DigestError, match=r"tokenizer.json was changed since the export"):
+        edgelm.load(copy)
+
+
 def test_a_graph_that_is_none_is_refused(package: Path, tmp_path: Path) -> None:
     import json
-    import shutil
 
     from edgelm.manifest import sealed
     from edgelm_export.write import digests
