@@ -7,6 +7,7 @@ import mmap
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ _HUGE = 4 << 20
 class HostMemory:
     """The memory of this process."""
 
-    def empty(self, shape: Sequence[int], dtype: str, *, sparse: bool = False) -> NDArray[np.generic]:
+    def empty(self, shape: Sequence[int], dtype: str, *, sparse: bool = False) -> NDArray[Any]:
         """A zeroed array; bfloat16, which NumPy lacks, as uint16."""
         return buffer(tuple(shape), host_dtype(dtype), sparse=sparse)
 
@@ -32,7 +33,7 @@ class HostMemory:
 HOST_MEMORY = HostMemory()
 
 
-def buffer(shape: tuple[int, ...], dtype: str, *, sparse: bool = False) -> NDArray[np.generic]:
+def buffer(shape: tuple[int, ...], dtype: str, *, sparse: bool = False) -> NDArray[Any]:
     """A zeroed array to bind. Pages of it cost memory only once they are written.
 
     `sparse` is for large arrays of which little may ever be written: they get no huge pages. A cache [rows, heads, positions, ...]
