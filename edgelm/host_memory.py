@@ -42,7 +42,10 @@ def buffer(shape: tuple[int, ...], dtype: str, *, sparse: bool = False) -> NDArr
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < _MAPPED:
         return np.zeros(shape, dtype)
-    memory = _mapping(size)
+    try:
+        memory = _mapping(size)
+    except OSError:  # Linux allows a process 65,530 mappings unless told otherwise
+        return np.zeros(shape, dtype)
     if size >= _HUGE and not sparse and sys.platform == "linux":
         with suppress(OSError):  # a kernel without them
             memory.madvise(mmap.MADV_HUGEPAGE)

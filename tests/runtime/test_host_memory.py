@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 from pathlib import Path
@@ -24,6 +25,16 @@ def test_a_buffer_is_zeroed_and_writable(shape: tuple[int, ...], sparse: bool) -
     assert not found.any()
     found[...] = 1
     assert found.all()
+
+
+def test_where_the_system_has_no_more_mappings_malloc_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", refused)
+    array = buffer(LARGE, "float32")
+    assert array.flags.owndata
+    assert not array.any()
 
 
 def test_bfloat16_is_kept_as_uint16() -> None:
