@@ -118,7 +118,8 @@ def test_several_tokens_follow_a_past_and_may_be_taken_back(model: DecoderModel)
 
 
 def test_a_prompt_of_several_chunks_gets_its_room_at_once(model: DecoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder = model.decoder(1)
+    manifest, program = model.package.manifest, model._program  # pyright: ignore[reportPrivateUsage]
+    decoder = Decoder(program, manifest.kv_cache, manifest.vocab_size, batch=1, limit=model.max_length)
     rebuild, sizes = decoder.cache._rebuild, list[int]()  # pyright: ignore[reportPrivateUsage]
 
     def noted(parents: Sequence[int], rows: int, max_length: int) -> None:
