@@ -103,8 +103,8 @@ class GraphBuilder:
         return self._inputs[name]
 
     def output(self, port: Port, value: ir.Value) -> ir.Value:
-        """Makes an activation a graph output under the port's name, dtype and shape; returns it in that dtype."""
-        if port.dtype != self.provider.activation_dtype:
+        """Makes a value, an activation where it has no type, a graph output of the port's name, dtype and shape; returns it in that dtype."""
+        if DTYPES[port.dtype] != (value.dtype or DTYPES[self.provider.activation_dtype]):
             value = self.op("Cast", value, to=DTYPES[port.dtype])
         value.name = port.name
         value.type, value.shape = ir.TensorType(DTYPES[port.dtype]), ir.Shape(list(port.shape))

@@ -150,6 +150,8 @@ def _recipe(options: ExportOptions, family: str) -> Recipe:
         raise InvalidOption(
             "budgets and --calibrate need the model's own definition, and Optimum's graphs have none; give --precision"
         )
+    if options.kv_cache is not None:
+        raise InvalidOption("--kv-cache: Optimum's graphs hold keys and values in float32 only; leave it out")
     if options.recipe is not None:
         recipe = recipe_from_file(Path(options.recipe), 0, options.block_size)
     else:

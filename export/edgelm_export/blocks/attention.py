@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm import signature
-from edgelm_export.blocks.cache import Step
+from edgelm_export.blocks.cache import Step, cache_scales
 from edgelm_export.blocks.encoder import Tokens
 from edgelm_export.blocks.kernels import group_query_attention, multi_head_attention, rotary_embedding
 from edgelm_export.blocks.linear import linear, split
@@ -63,6 +63,7 @@ def self_attention(
         sinks=sinks,
         scale=c.attention_scale,
         softcap=c.attention_softcap,
+        cache_scales=cache_scales(g, step, i),
     )
     _kept(g, present, step, i)
     return _projected(g, attended, c)
@@ -81,7 +82,8 @@ def plain_self_attention(
     """The same with as many key as query heads and positions that are in x already, or in `bias`."""
     past = [g.input(signature.past(i, kind)) for kind in signature.KINDS]
     queries = (_packed(g, x, c), None, None)
-    attended, *present = group_query_attention(g, queries, past, step, c, bias=bias, scale=scale)
+    scales = cache_scales(g, step, i)
+    attended, *present = group_query_attention(g, queries, past, step, c, bias=bias, scale=scale, cache_scales=scales)
     _kept(g, present, step, i)
     return _projected(g, attended, c)
 

@@ -149,6 +149,7 @@ def group_query_attention(
     sinks: ir.Value | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    cache_scales: Sequence[ir.Value] = (),
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Attention over a static cache or over a whole text: (output, present key, present value).
 
@@ -166,9 +167,10 @@ def group_query_attention(
         sinks: one more score for each head, of a key that has no value, [heads].
         scale: of the scores; 1 / sqrt(head_dim) by default.
         softcap: scores are softcap * tanh(score / softcap).
+        cache_scales: what the integers of a cache of int8 stand for, of keys and of values; none where it holds floats.
     """
     tables = [None, None] if rotary is None else [rotary.cos, rotary.sin]
-    inputs = [*queries, *past, lengths.seqlens_k, lengths.total_sequence_length, *tables, None, bias, sinks]
+    inputs = [*queries, *past, lengths.seqlens_k, lengths.total_sequence_length, *tables, None, bias, sinks, *cache_scales]
     while inputs[-1] is None:
         inputs.pop()
     attributes: dict[str, Any] = {"num_heads": c.num_attention_heads, "kv_num_heads": c.num_key_value_heads}
@@ -180,7 +182,9 @@ def group_query_attention(
         attributes["scale"] = scale
     if softcap is not None:
         attributes["softcap"] = softcap
-    return g.op(
+    if cache_scales:
+        attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+    attended, *present = g.op(
         "GroupQueryAttention",
         *inputs,
         domain=CONTRIB,
@@ -189,6 +193,10 @@ def group_query_attention(
         local_window_size=window or -1,
         **attributes,
     )
+    if cache_scales:
+        for value in present:
+            value.type = ir.TensorType(ir.DataType.INT8)
+    return attended, present[0], present[1]
 
 
 def attention_to_cache(
