@@ -103,7 +103,7 @@ class GraphBuilder:
         return self._inputs[name]
 
     def output(self, port: Port, value: ir.Value) -> ir.Value:
-        """Makes a value, an activation where it has no type, a graph output of the port's name, dtype and shape; returns it in that dtype."""
+        """Makes a value, or an activation if it has no type, a graph output as the port says; returns it in the port's dtype."""
         if DTYPES[port.dtype] != (value.dtype or DTYPES[self.provider.activation_dtype]):
             value = self.op("Cast", value, to=DTYPES[port.dtype])
         value.name = port.name

@@ -29,7 +29,9 @@ def with_kv_cache(recipe: Recipe, asked: str | None, model: Model, providers: Se
     if dtype is None:
         return recipe
     if dtype != INT8:
-        raise InvalidOption(f"KV cache {dtype!r} is not known (known: {INT8}); leave it out for the dtype of activations")
+        raise InvalidOption(
+            f"KV cache {dtype!r} is not known (known: {INT8}); leave it out for the dtype of activations"
+        )
     if model.family != "decoder":
         raise InvalidOption(
             f"a KV cache of {INT8} is for decoders, and this is exported as {model.task.name}; leave --kv-cache out"

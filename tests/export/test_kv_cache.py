@@ -11,8 +11,8 @@ import onnx
 import pytest
 
 import edgelm
-from edgelm.cli.inspect import describe
 from edgelm.cli.facts import package_facts
+from edgelm.cli.inspect import describe
 from edgelm.errors import InvalidOption, ProviderError
 from edgelm.package import Package
 from edgelm.providers import PROVIDERS
@@ -61,10 +61,10 @@ def test_scales_cover_keys_wherever_they_turn_and_values_by_channel(case: str, t
             found[f"past_key_values.{i}.value"], scales(np.abs(np.concatenate(values, 1)).max(1))
         )
         joined = np.concatenate(keys, 1)
-        size = 0 if rope is None else rope.rotary_dim or joined.shape[-1]
+        size, neighbours = (0, False) if rope is None else (rope.rotary_dim or joined.shape[-1], rope.interleaved)
         expected = np.abs(joined).max(1)
         for channel in range(size):
-            other = channel ^ 1 if rope.interleaved else (channel + size // 2) % size
+            other = channel ^ 1 if neighbours else (channel + size // 2) % size
             expected[:, channel] = np.hypot(joined[..., channel], joined[..., other]).max(1)
         np.testing.assert_allclose(found[f"past_key_values.{i}.key"], scales(expected), rtol=2**-7)
 
@@ -176,7 +176,9 @@ def test_who_cannot_have_it_is_refused_at_once(case: str, tmp_path: Path) -> Non
 
 def test_without_room_for_the_float_graph_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FloatGraph, "lacking", lambda *_: "9 MB of memory")
-    with pytest.raises(ProviderError, match="scales of a KV cache of int8 .* needs 9 MB of memory; leave --kv-cache out"):
+    with pytest.raises(
+        ProviderError, match="scales of a KV cache of int8 .* needs 9 MB of memory; leave --kv-cache out"
+    ):
         edgelm.export(LLAMA, tmp_path / "out", kv_cache="int8")
     assert not list(tmp_path.iterdir())
 

@@ -170,7 +170,17 @@ def group_query_attention(
         cache_scales: what the integers of a cache of int8 stand for, of keys and of values; none where it holds floats.
     """
     tables = [None, None] if rotary is None else [rotary.cos, rotary.sin]
-    inputs = [*queries, *past, lengths.seqlens_k, lengths.total_sequence_length, *tables, None, bias, sinks, *cache_scales]
+    inputs = [
+        *queries,
+        *past,
+        lengths.seqlens_k,
+        lengths.total_sequence_length,
+        *tables,
+        None,
+        bias,
+        sinks,
+        *cache_scales,
+    ]
     while inputs[-1] is None:
         inputs.pop()
     attributes: dict[str, Any] = {"num_heads": c.num_attention_heads, "kv_num_heads": c.num_key_value_heads}

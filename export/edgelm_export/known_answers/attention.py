@@ -15,7 +15,10 @@ _HEAD = 16  # the smallest head whose positions the fused kernel turns itself
 _ROOM = 12  # positions of a cache
 _TOKENS = 7
 _WINDOW = 3  # stands for any window, so that it ends inside of the text
-_SCALES = (0.01, 0.02)  # of a cache of 8-bit integers: between them, so that the largest values are cut off in some channels only
+_SCALES = (
+    0.01,
+    0.02,
+)  # of a cache of 8-bit integers: between them, so that the largest values are cut off in some channels only
 
 
 def group_query_attention(setting: Setting) -> Problem:
@@ -56,7 +59,9 @@ class _Text:
         self._cos, self._sin = (turn(angles).astype(np.float32) for turn in (np.cos, np.sin))
         # What integers of a cache stand for, of keys and of values, channel by channel.
         self._scales = [
-            rng.uniform(*_SCALES, (1, shared, 1, _HEAD)).astype(np.float32) if attributes.get(f"{kind}_quant_type") else None
+            rng.uniform(*_SCALES, (1, shared, 1, _HEAD)).astype(np.float32)
+            if attributes.get(f"{kind}_quant_type")
+            else None
             for kind in "kv"
         ]
 
