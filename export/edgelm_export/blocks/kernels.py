@@ -150,8 +150,9 @@ def group_query_attention(
     scale: float | None = None,
     softcap: float | None = None,
     cache_scales: Sequence[ir.Value] = (),
-) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Attention over a static cache or over a whole text: (output, present key, present value).
+    writes: bool = True,
+) -> tuple[ir.Value, ...]:
+    """Attention over a static cache or over a whole text: (output, present key, present value), or the output alone.
 
     Args:
         queries: query, key, value, each [batch, sequence, heads * head_dim], or all three packed into the first.
@@ -168,6 +169,7 @@ def group_query_attention(
         scale: of the scores; 1 / sqrt(head_dim) by default.
         softcap: scores are softcap * tanh(score / softcap).
         cache_scales: what the integers of a cache of int8 stand for, of keys and of values; none where it holds floats.
+        writes: new keys and values go into the cache; without, there are none, and the kernel copies nothing.
     """
     tables = [None, None] if rotary is None else [rotary.cos, rotary.sin]
     inputs = [
@@ -194,19 +196,20 @@ def group_query_attention(
         attributes["softcap"] = softcap
     if cache_scales:
         attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
-    attended, *present = g.op(
+    found = g.op(
         "GroupQueryAttention",
         *inputs,
         domain=CONTRIB,
-        outputs=3,
+        outputs=3 if writes else 1,
         causal=int(causal),
         local_window_size=window or -1,
         **attributes,
     )
-    if cache_scales:
-        for value in present:
-            value.type = ir.TensorType(ir.DataType.INT8)
-    return attended, present[0], present[1]
+    if not writes:
+        return (found,)
+    for value in found[1:] if cache_scales else ():
+        value.type = ir.TensorType(ir.DataType.INT8)
+    return found
 
 
 def attention_to_cache(

@@ -86,12 +86,14 @@ class _Text:
         return Case([*inputs, self._sinks, *self._scales], answer)
 
     def cached_case(self, past: int, total: int) -> Case:
-        """Tokens past..total where all keys are in the cache, and are the values as well."""
+        """Tokens past..total where all keys and values are in the cache."""
+        new = slice(past, total)
         none = np.zeros((1, 0, self._k.shape[1] * _HEAD), np.float32)
-        keys = _buffer(self._k, total)
-        answer = self._attended(self._q[past:total].astype(np.float64), self._k[:total], self._k[:total], past)
-        query = self._q[past:total].reshape(1, total - past, -1)
-        return Case([query, none, none, keys, keys, *_lengths(total)], answer)
+        cache = [_buffer(x, total) for x in (self._k, self._v)]
+        bias = None if self._bias is None else self._bias[:, :, new, :total]
+        answer = self._attended(self._q[new].astype(np.float64), self._k[:total], self._v[:total], past)
+        query = self._q[new].reshape(1, total - past, -1)
+        return Case([query, none, none, *cache, *_lengths(total), None, None, None, bias, self._sinks], answer)
 
     def _attended(self, q: Floats, k: Array, v: Array, past: int) -> Array:
         """Queries [new, heads, size] at positions from `past` on, keys and values [total, shared heads, size] -> [1, new, ...]."""
