@@ -150,8 +150,6 @@ def _recipe(options: ExportOptions, family: str) -> Recipe:
         raise InvalidOption(
             "budgets and --calibrate need the model's own definition, and Optimum's graphs have none; give --precision"
         )
-    if options.kv_cache is not None:
-        raise InvalidOption("--kv-cache: Optimum's graphs hold keys and values in float32 only; leave it out")
     if options.recipe is not None:
         recipe = recipe_from_file(Path(options.recipe), 0, options.block_size)
     else:
@@ -162,6 +160,11 @@ def _recipe(options: ExportOptions, family: str) -> Recipe:
         if options.block_size is not None:
             rules = tuple((glob, with_block_size(form, options.block_size)) for glob, form in rules)
         recipe = Recipe(name, rules, optional=len(rules))
+    kv_cache = options.kv_cache or recipe.kv_cache
+    if kv_cache is not None:
+        raise InvalidOption(
+            f"a KV cache of {kv_cache} is not for Optimum's graphs, which grow theirs; leave --kv-cache out"
+        )
     for _, form in recipe.rules:
         found = find_format(form)
         if found.block_sums or found.input_scale or found.keeps:
