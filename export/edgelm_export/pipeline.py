@@ -177,7 +177,7 @@ def _export(
             if options.recipe is None and options.verify:
                 with cost.of("trying inputs"):
                     changed = formats_without(
-                        package, providers[0], recipe, lambda: calibration_ids(model, folder, known)
+                        package, model, providers[0], recipe, lambda: calibration_ids(model, folder, known)
                     )
                 if changed:
                     say(f"inputs of {', '.join(changed)} are not rounded to 8 bits, which cost too much")
