@@ -12,7 +12,7 @@ import numpy as np
 
 from edgelm.encode import Encoder, Row
 from edgelm.errors import InvalidOption
-from edgelm.generation_config import GenerationConfig
+from edgelm.generation_defaults import read_generation_config
 from edgelm.loading import length_limit, load_encoder, load_program, physical_cores
 from edgelm.manifest import Manifest
 from edgelm.package import Package
@@ -98,7 +98,7 @@ class Subject:
         self._programs = {name: load_program(package, name, provider, threads) for name in others}
         encoder = load_encoder(package, provider, threads) if ENCODER in manifest.programs else None
         self._read = _reader(manifest, encoder, self._programs)
-        self._config = GenerationConfig.from_checkpoint(manifest.generation, start_tokens=1).replace(seed=0)
+        self._config = read_generation_config(manifest.generation, start_tokens=1).replace(seed=0)
 
     def kinds(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """What can be measured, each with the function that measures it once more."""

@@ -1,4 +1,4 @@
-"""Generation settings: from a checkpoint's generation_config.json or a caller's options to one checked, frozen object.
+"""Generation settings: a caller's options as one checked, frozen object.
 
 Each field's metadata is all that the command line and the docs need to offer it as an option.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
-from edgelm.errors import InvalidOption, UnsupportedConfig
+from edgelm.errors import InvalidOption
 from edgelm.logits import Processor
 from edgelm.option import (
     Interval,
@@ -48,36 +48,60 @@ class GenerationConfig:
     max_new_tokens: int = option(256, "Most tokens to generate.", Interval(1))
     min_new_tokens: int = option(0, "Fewest tokens before the end.", Interval(0))
     temperature: float = option(1.0, "Below 1 sharpens, above 1 flattens; 0 is greedy.", Interval(0, 100))
-    dynatemp_range: float = option(0.0, "Temperature moves this far, less when sure; 0 is off.", Interval(0, 100))
-    dynatemp_exponent: float = option(1.0, "Above 1, it rises only when very unsure.", Interval(0, 100))
-    top_k: int = option(0, "Draw from the K most likely tokens; 0 is off.", Interval(0))
-    top_p: float = option(1.0, "Draw from the fewest tokens that hold this probability; 1 is off.", Interval(0, 1))
-    min_p: float = option(0.0, "Drop tokens less likely than this share of the likeliest; 0 is off.", Interval(0, 1))
+    dynatemp_range: float = option(
+        0.0, "Temperature moves this far, less when sure; 0 is off.", Interval(0, 100), filter=True, ours=True
+    )
+    dynatemp_exponent: float = option(1.0, "Above 1, it rises only when very unsure.", Interval(0, 100), ours=True)
+    top_k: int = option(0, "Draw from the K most likely tokens; 0 is off.", Interval(0), filter=True)
+    top_p: float = option(
+        1.0, "Draw from the fewest tokens that hold this probability; 1 is off.", Interval(0, 1), filter=True
+    )
+    min_p: float = option(
+        0.0, "Drop tokens less likely than this share of the likeliest; 0 is off.", Interval(0, 1), filter=True
+    )
     typical_p: float = option(
-        1.0, "Draw from the tokens of ordinary surprise that hold this probability; 1 is off.", Interval(0, 1)
+        1.0,
+        "Draw from the tokens of ordinary surprise that hold this probability; 1 is off.",
+        Interval(0, 1),
+        filter=True,
     )
-    top_n_sigma: float = option(0.0, "Drop logits this many sigmas below the highest; 0 is off.", Interval(0, 100))
-    epsilon_cutoff: float = option(0.0, "Drop tokens less likely than this; 0 is off.", Interval(0, 1))
-    eta_cutoff: float = option(0.0, "The same, and less where many tokens are likely; 0 is off.", Interval(0, 1))
-    xtc_probability: float = option(0.0, "How often to drop the likeliest tokens; 0 is never.", Interval(0, 1))
-    xtc_threshold: float = option(0.1, "What xtc drops has this probability at least.", Interval(0, 0.5))
+    top_n_sigma: float = option(
+        0.0, "Drop logits this many sigmas below the highest; 0 is off.", Interval(0, 100), filter=True, ours=True
+    )
+    epsilon_cutoff: float = option(0.0, "Drop tokens less likely than this; 0 is off.", Interval(0, 1), filter=True)
+    eta_cutoff: float = option(
+        0.0, "The same, and less where many tokens are likely; 0 is off.", Interval(0, 1), filter=True
+    )
+    xtc_probability: float = option(
+        0.0, "How often to drop the likeliest tokens; 0 is never.", Interval(0, 1), filter=True, ours=True
+    )
+    xtc_threshold: float = option(0.1, "What xtc drops has this probability at least.", Interval(0, 0.5), ours=True)
     mirostat_tau: float = option(
-        0.0, "Keep surprise near this many bits, in place of filters; 0 is off.", Interval(0, 100)
+        0.0, "Keep surprise near this many bits, in place of filters; 0 is off.", Interval(0, 100), ours=True
     )
-    mirostat_eta: float = option(0.1, "How fast mirostat corrects.", Interval(0, 1))
+    mirostat_eta: float = option(0.1, "How fast mirostat corrects.", Interval(0, 1), ours=True)
     repetition_penalty: float = option(1.0, "Above 1 disfavours tokens already seen; 1 is off.", Interval(0.01, 100))
-    presence_penalty: float = option(0.0, "Subtract from logits of tokens already seen; 0 is off.", Interval(-100, 100))
-    frequency_penalty: float = option(0.0, "The same for each time they were seen; 0 is off.", Interval(-100, 100))
-    penalty_window: int = option(0, "Last tokens that count as seen, prompt included; 0 is all.", Interval(0))
-    dry_multiplier: float = option(0.0, "DRY: weight against longer repetitions; 0 is off.", Interval(0, 100))
-    dry_base: float = option(1.75, "DRY: factor for each token of the repetition.", Interval(1, 100))
-    dry_allowed_length: int = option(2, "DRY: shorter repetitions are let be.", Interval(1))
-    dry_window: int = option(0, "DRY: last tokens to look for repetitions in; 0 is all.", Interval(0))
+    presence_penalty: float = option(
+        0.0, "Subtract from logits of tokens already seen; 0 is off.", Interval(-100, 100), ours=True
+    )
+    frequency_penalty: float = option(
+        0.0, "The same for each time they were seen; 0 is off.", Interval(-100, 100), ours=True
+    )
+    penalty_window: int = option(
+        0, "Last tokens that count as seen, prompt included; 0 is all.", Interval(0), ours=True
+    )
+    dry_multiplier: float = option(
+        0.0, "DRY: weight against longer repetitions; 0 is off.", Interval(0, 100), ours=True
+    )
+    dry_base: float = option(1.75, "DRY: factor for each token of the repetition.", Interval(1, 100), ours=True)
+    dry_allowed_length: int = option(2, "DRY: shorter repetitions are let be.", Interval(1), ours=True)
+    dry_window: int = option(0, "DRY: last tokens to look for repetitions in; 0 is all.", Interval(0), ours=True)
     dry_sequence_breakers: tuple[str | int, ...] = option(
         ("\n", ":", '"', "*"),
         "DRY: no repetition reaches over this text; may be repeated.",
         **_TEXTS,
         reader=read_words,
+        ours=True,
     )
     logit_bias: tuple[tuple[tuple[int, ...], float], ...] = option(
         (),
@@ -85,6 +109,7 @@ class GenerationConfig:
         Interval(-1_000_000, 1_000_000),
         **_TEXTS,
         reader=read_bias,
+        ours=True,
     )
     no_repeat_ngram_size: int = option(0, "Repeat no sequence of this many tokens; 0 is off.", Interval(0))
     num_beams: int = option(1, "Sequences to search side by side; 1 is no beam search.", Interval(1))
@@ -98,30 +123,41 @@ class GenerationConfig:
         choices=("false", "true", "never"),
     )
     num_return_sequences: int = option(1, "Sequences to return for each prompt.", Interval(1))
-    seed: int | None = option(None, "The same seed draws the same tokens.", Interval(0, 2**64 - 1), type=int)
-    stop: tuple[str, ...] = option((), "End before this text; may be repeated.", **_TEXTS)
+    seed: int | None = option(None, "The same seed draws the same tokens.", Interval(0, 2**64 - 1), type=int, ours=True)
+    stop: tuple[str, ...] = option((), "End before this text; may be repeated.", **_TEXTS, ours=True)
     stop_token_ids: tuple[int, ...] = option(
-        (), "End at this id too; may be repeated.", Interval(0), **(_IDS | {"cli": True})
+        (), "End at this id too; may be repeated.", Interval(0), **(_IDS | {"cli": True}), ours=True
     )
     max_time: float | None = option(
         None, "End after the token at which so many seconds are over.", Interval(0), type=float
     )
     json_schema: str | None = option(
-        None, "Only JSON that meets this schema; true is any JSON.", type=str, reader=read_json
+        None, "Only JSON that meets this schema; true is any JSON.", type=str, reader=read_json, ours=True
     )
-    regex: str | None = option(None, "Only text that matches this expression as a whole.", type=str)
-    choice: tuple[str, ...] | None = option(None, "Only this text or another choice.", **_TEXTS)
-    grammar: str | None = option(None, "Only text that fits this grammar, in Lark's form.", type=str)
+    regex: str | None = option(None, "Only text that matches this expression as a whole.", type=str, ours=True)
+    choice: tuple[str, ...] | None = option(None, "Only this text or another choice.", **_TEXTS, ours=True)
+    grammar: str | None = option(None, "Only text that fits this grammar, in Lark's form.", type=str, ours=True)
     prompt_lookup_num_tokens: int = option(
-        0, "Guess up to so many tokens from what stood before, and verify them together; 0 is off.", Interval(0, 64)
+        0,
+        "Guess up to so many tokens from what stood before, and verify them together; 0 is off.",
+        Interval(0, 64),
+        ours=True,
     )
     num_assistant_tokens: int | None = option(
-        None, "The same by the draft model, where there is one: 16 if not given; 0 is off.", Interval(0, 64), type=int
+        None,
+        "The same by the draft model, where there is one: 16 if not given; 0 is off.",
+        Interval(0, 64),
+        type=int,
+        ours=True,
     )
     logprobs: int | None = option(
-        None, "Tell log probabilities of the tokens, and of this many likeliest at each.", Interval(0, 1000), type=int
+        None,
+        "Tell log probabilities of the tokens, and of this many likeliest at each.",
+        Interval(0, 1000),
+        type=int,
+        ours=True,
     )
-    echo: bool | str = option(False, "Begin the text with the prompt.", type=str, choices=("false", "true"))
+    echo: bool | str = option(False, "Begin the text with the prompt.", type=str, choices=("false", "true"), ours=True)
     eos_token_id: tuple[int, ...] = option((), "Ids that end.", Interval(0), **_IDS)
     min_length: int = option(0, "As min_new_tokens, but the prompt counts.", Interval(0), cli=False)
     encoder_no_repeat_ngram_size: int = option(
@@ -139,8 +175,12 @@ class GenerationConfig:
         choices=("false", "true"),
         cli=False,
     )
-    logits_processors: tuple[Processor, ...] = option((), "Functions (ids, logits) that return logits.", **_FUNCTIONS)
-    stopping_criteria: tuple[Criterion, ...] = option((), "Functions (ids, text) that tell the end.", **_FUNCTIONS)
+    logits_processors: tuple[Processor, ...] = option(
+        (), "Functions (ids, logits) that return logits.", **_FUNCTIONS, ours=True
+    )
+    stopping_criteria: tuple[Criterion, ...] = option(
+        (), "Functions (ids, text) that tell the end.", **_FUNCTIONS, ours=True
+    )
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
@@ -165,38 +205,6 @@ class GenerationConfig:
         given = [(name, getattr(self, name)) for name in _CONSTRAINTS]
         return [(name, value) for name, value in given if value is not None]
 
-    @classmethod
-    def from_checkpoint(cls, raw: Mapping[str, Any], start_tokens: int | None = None) -> GenerationConfig:
-        """Read a checkpoint's generation_config.json as transformers 5 understands it (null is the same as absent).
-
-        Without `"do_sample": true` nothing is drawn. What it asks for and we lack is listed by `unsupported_keys`.
-
-        Args:
-            raw: the contents of the file.
-            start_tokens: how many tokens every sequence starts with, where that is known (1 in an encoder-decoder);
-                max_length, which counts them, then stands in for an absent max_new_tokens.
-
-        Raises:
-            UnsupportedConfig: values of the wrong type or outside their intervals, all in one message.
-        """
-        sample = raw.get("do_sample")
-        if sample not in (None, True, False):
-            raise UnsupportedConfig(f"generation_config.json: do_sample is {sample!r}, but must be true or false")
-        changes = {name: raw[name] for name in _checkpoint_fields() if raw.get(name) is not None}
-        changes |= {ours: raw[theirs] for theirs, ours in _RENAMED.items() if raw.get(theirs) is not None}
-        if sample:
-            # transformers fills an absent top_k with 50 (_get_default_generation_params), so its authors saw 50.
-            changes.setdefault("top_k", 50)
-            changes.pop("num_beams", None)
-        else:
-            changes["temperature"] = 0.0
-        if start_tokens is not None and isinstance(raw.get("max_length"), int) and raw["max_length"] > start_tokens:
-            changes.setdefault("max_new_tokens", raw["max_length"] - start_tokens)
-        try:
-            return cls(**changes)
-        except InvalidOption as error:
-            raise UnsupportedConfig(f"generation_config.json: {error}; correct or remove the entry") from error
-
     def replace(self, **changes: Any) -> GenerationConfig:
         """A copy with some fields changed; None leaves a field as it is.
 
@@ -214,7 +222,7 @@ class GenerationConfig:
                 raise InvalidOption(f"unknown generation option {name!r}: {hint}")
         given = {name: value for name, value in changes.items() if value is not None}
         changed = dataclasses.replace(self, **given)
-        off = {name: f.default for f in fields(self) if (name := f.name) in _FILTERS}
+        off = {f.name: f.default for f in fields(self) if f.metadata["filter"]}
         if changed.num_beams > 1:
             what = f"num_beams {changed.num_beams}, a search that draws nothing"
             _refuse(changed, given, {"temperature": 0.0, **off, "mirostat_tau": 0.0}, what, "num_beams 1")
@@ -268,77 +276,16 @@ def option_fields() -> tuple[OptionField, ...]:
     return tuple(known for known, f in zip(_describe(), fields(GenerationConfig), strict=True) if f.metadata["cli"])
 
 
-def unsupported_keys(raw: Mapping[str, Any]) -> list[str]:
-    """The keys of a generation_config.json that would change transformers' output and have no effect here, sorted.
-
-    A key nobody knows is among them: what it does cannot be judged.
-    """
-    understood = {*_checkpoint_fields(), *_RENAMED, "do_sample"} | _WITHOUT_EFFECT
-    if raw.get("do_sample"):
-        understood.remove("num_beams")  # beams that are drawn
-    asked = {key for key, value in raw.items() if value is not None and value not in _NEUTRAL.get(key, ())}
-    return sorted(asked - understood)
-
-
 # What a text must look like; one at a time.
 _CONSTRAINTS = ("json_schema", "regex", "choice", "grammar")
-
-# Keys of transformers 5 that cannot change which tokens come out of this runtime.
-_WITHOUT_EFFECT = frozenset(
-    # Where the file came from; ids that only matter to padding, to the tokenizer or to an encoder-decoder's start.
-    {"transformers_version", "_from_model_config", "_commit_hash", "pad_token_id", "bos_token_id"}
-    | {"decoder_start_token_id"}
-    # A length that max_new_tokens overrides, there as here.
-    | {"max_length"}
-    # What is returned besides the tokens.
-    | {"output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"}
-    # How it is computed: caches, compilation, and speculation that gives the same distribution.
-    | {"use_cache", "cache_implementation", "cache_config", "max_cache_len", "prefill_chunk_size", "low_memory"}
-    | {"compile_config", "disable_compile", "continuous_batching_config", "is_assistant", "num_assistant_tokens"}
-    | {"num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_early_exit", "use_mtp"}
-    | {"assistant_lookbehind", "target_lookbehind", "prompt_lookup_num_tokens", "max_matching_ngram_size"}
-    | {"speculation_type", "assistant_ensemble_weight"}
-    # Repairs values that are an error here.
-    | {"remove_invalid_values"}
-)
-
-# Values at which a key that is not implemented does nothing.
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "num_beams": (1,),
-    "num_beam_groups": (1,),
-    "diversity_penalty": (0.0,),
-    "encoder_repetition_penalty": (1.0,),
-    "guidance_scale": (1.0,),
-    "penalty_alpha": (0.0,),
-    "token_healing": (False,),
-}
-
-
-# What takes part in a draw after temperature (sampling.FILTERS), by the field that switches it on.
-_FILTERS = (
-    *("top_n_sigma", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
-    *("xtc_probability", "dynatemp_range"),
-)
 
 # What beams have no use for: their texts are known only at the end.
 _NOT_WITH_BEAMS: Mapping[str, str] = {
     "stop": "end", "max_time": "end", "stopping_criteria": "end", "logprobs": "explain", "echo": "precede",
 }  # fmt: skip
 
-# Speculative decoding, which decides how fast tokens come and not which; so a checkpoint has no say in it.
+# Speculative decoding.
 _GUESSES = ("prompt_lookup_num_tokens", "num_assistant_tokens")
-
-# Keys of a checkpoint that have another name here.
-_RENAMED: Mapping[str, str] = {"stop_strings": "stop", "sequence_bias": "logit_bias"}
-
-# Fields that transformers does not know, so that a checkpoint's key of that name means something else.
-_OURS = frozenset(
-    {"json_schema", "regex", "choice", "grammar"}
-    | {"seed", "stop", "stop_token_ids", "logprobs", "echo", "logits_processors", "stopping_criteria", "logit_bias"}
-    | {"dynatemp_range", "dynatemp_exponent", "top_n_sigma", "xtc_probability", "xtc_threshold"}
-    | {"mirostat_tau", "mirostat_eta", "presence_penalty", "frequency_penalty", "penalty_window"}
-    | {"dry_multiplier", "dry_base", "dry_allowed_length", "dry_window", "dry_sequence_breakers"}
-)
 
 
 def _refuse(
@@ -349,10 +296,6 @@ def _refuse(
     if wrong:
         names = " and ".join(wrong)
         raise InvalidOption(f"{names} cannot be combined with {what}: drop {names}, or give {instead}")
-
-
-def _checkpoint_fields() -> list[str]:
-    return [f.name for f in fields(GenerationConfig) if f.name not in {*_OURS, *_GUESSES}]
 
 
 def _describe() -> list[OptionField]:

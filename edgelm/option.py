@@ -49,15 +49,21 @@ class OptionField:
 
 
 def option(default: Any, help_text: str, allowed: Interval | None = None, **extra: Any) -> Any:
-    """A dataclass field that describes itself; `extra` overrides what the default value tells (type, multiple, cli ...)."""
-    metadata: dict[str, Any] = {"help": help_text, "range": allowed, "type": type(default)}
-    metadata |= {"multiple": False, "cli": True, "choices": (), "nested": False, "reader": None, **extra}
+    """A dataclass field that describes itself; `extra` overrides what the default value tells (type, multiple, ...).
+
+    What an `OptionField` has no room for is for whoever goes through the fields: "cli", whether a command line offers it,
+    "filter", whether it narrows what a draw is made from, and "ours", whether a checkpoint has no say in it: transformers does
+    not know it, or it decides how fast tokens come and not which.
+    """
+    metadata: dict[str, Any] = {"help": help_text, "range": allowed, "type": type(default), "multiple": False}
+    metadata |= {"choices": (), "nested": False, "reader": None, "cli": True, "ours": False, "filter": False, **extra}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def describe(field: dataclasses.Field[Any]) -> OptionField:
     """What `option` noted about a field."""
-    return OptionField(field.name, field.default, **{key: v for key, v in field.metadata.items() if key != "cli"})
+    known = {f.name for f in dataclasses.fields(OptionField)}
+    return OptionField(field.name, field.default, **{key: v for key, v in field.metadata.items() if key in known})
 
 
 def read(option: OptionField, value: Any) -> Any:

@@ -19,6 +19,7 @@ from edgelm.draft_model import DraftModel, check_vocabulary
 from edgelm.errors import ContextOverflow, GenerationError, InvalidOption
 from edgelm.generation import Chunk, Generation, Request
 from edgelm.generation_config import GenerationConfig
+from edgelm.generation_defaults import read_generation_config
 from edgelm.handle import Delivery, GenerationHandle
 from edgelm.loading import check_least, device_facts, length_limit, load_program
 from edgelm.logprobs import TokenLogprob, log_probabilities, token_logprobs
@@ -80,7 +81,7 @@ class DecoderModel:
         self._scheduler = Scheduler(self._new_row, self.max_length, max_batch=max_batch, prefixes=self._prefixes)
         self.tokenizer = Tokenizer.from_folder(package.path)
         self.chat_template = ChatTemplate.from_folder(package.path, self.tokenizer.special_tokens)
-        self.defaults = GenerationConfig.from_checkpoint(package.manifest.generation)
+        self.defaults = read_generation_config(package.manifest.generation)
         self._drafts = draft_model
         self._draft_model: DraftModel | None = None
         if draft_model is not None:

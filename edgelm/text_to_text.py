@@ -15,6 +15,7 @@ from edgelm import generation
 from edgelm.errors import ContextOverflow, InvalidOption
 from edgelm.generation import Chunk, Generation, Request
 from edgelm.generation_config import GenerationConfig
+from edgelm.generation_defaults import read_generation_config
 from edgelm.languages import Languages
 from edgelm.loading import device_facts, length_limit, load_encoder, load_program
 from edgelm.logprobs import log_probabilities
@@ -52,7 +53,7 @@ class Seq2SeqModel:
         self._languages = Languages.from_folder(
             package.path, self.tokenizer, manifest.architecture, manifest.vocab_size, manifest.generation
         )
-        self.defaults = GenerationConfig.from_checkpoint(manifest.generation, start_tokens=1)
+        self.defaults = read_generation_config(manifest.generation, start_tokens=1)
         self._start = manifest.start_token
 
     @property

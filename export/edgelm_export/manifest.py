@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelm import __version__
-from edgelm.generation_config import GenerationConfig, unsupported_keys
+from edgelm.generation_defaults import read_generation_config, unsupported_keys
 from edgelm.manifest import PROBES, Manifest
 from edgelm.package import sha256
 from edgelm.providers import Provider
@@ -114,7 +114,7 @@ def generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
     keys = _TOKENS if checkpoint.generation_config else (*_TOKENS, *_SETTINGS)
     named = {key: value for key in keys if (value := checkpoint.config.get(key)) is not None}
     defaults = {**named, **checkpoint.generation_config}
-    GenerationConfig.from_checkpoint(defaults)
+    read_generation_config(defaults)
     return defaults
 
 

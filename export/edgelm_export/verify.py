@@ -9,7 +9,7 @@ from typing import Any
 from edgelm import signature, tasks
 from edgelm.encode import Encoder, Row
 from edgelm.errors import InvalidOption
-from edgelm.generation_config import GenerationConfig
+from edgelm.generation_defaults import read_generation_config
 from edgelm.manifest import Manifest
 from edgelm.package import Package
 from edgelm.progress import progress
@@ -138,7 +138,7 @@ def evaluation_ids(package: Package, text: EvaluationText) -> list[int]:
 def _measure_seq2seq(package: Package, reference: Side, candidate: Side, text: EvaluationText) -> dict[str, Any]:
     manifest, limit = package.manifest, package.manifest.context_length
     tokenizer, facts = Tokenizer.from_folder(package.path), package.manifest.encoder_facts
-    settings = GenerationConfig.from_checkpoint(manifest.generation)
+    settings = read_generation_config(manifest.generation)
 
     def writer(side: Side) -> Writer:
         both = seq2seq(side.manifest, Encoder(side.programs[ENCODER], facts.pad_token_id), side.programs, limit)

@@ -82,7 +82,7 @@ def prepare(contender: Contender, checkpoint: Path) -> Path:
     if contender.make is None:
         return checkpoint
     folder = BUILD / contender.folder
-    stamp = folder.with_suffix(".stamp")
+    stamp = folder.with_name(f"{folder.name}.stamp")
     wanted = json.dumps({"checkpoint": _digest(checkpoint), "made_by": _maker(contender)}, sort_keys=True)
     if folder.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return folder

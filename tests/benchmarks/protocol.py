@@ -15,6 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+# Tokens. What is longer takes seconds, so a process warms up with no more and measures it once instead of repeating it.
+_LONG = 1024
+
 
 def read_task() -> dict[str, Any]:
     """The task, with this process already confined to its cores."""
@@ -56,14 +59,15 @@ def speed(
     """
     ids, count = task["ids"], task["new_tokens"]
     figures: dict[str, list[float]] = {}
-    prefill(ids[: max(task["prompts"])])
+    prefill(ids[: min(max(task["prompts"]), _LONG)])
     decode(ids[: min(task["contexts"])], count)
 
     def repeat() -> None:
-        for _ in range(task["repeats"]):
-            for length in task["prompts"]:
+        for number in range(task["repeats"]):
+            longest = _LONG if number else len(ids)
+            for length in (length for length in task["prompts"] if length <= longest):
                 figures.setdefault(ttft_key(length), []).append(_milliseconds(lambda n=length: prefill(ids[:n])))
-            for length in task["contexts"]:
+            for length in (length for length in task["contexts"] if length <= longest):
                 figures.setdefault(decode_key(length), []).append(decode(ids[:length], count))
 
     share = waiting_share(repeat)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from page import table, where
-from report_decoders import loop, speed, speed_picture
+from report_decoders import floor, loop, speed, speed_picture
 from report_encoders import encoders, encoders_picture
 from report_generation import constrained, lookup, sampler
 from report_mixtures import latent, mixtures
@@ -35,6 +35,7 @@ def write_report(docs: Path) -> None:
         "seq2seq": seq2seq,
         "mixtures": mixtures,
         "latent": latent,
+        "floor": floor,
         "loop": loop,
         "lookup": lookup,
         "constrained": constrained,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from page import abouts, disturbance, ratio, spread, table, versions, where
@@ -18,8 +18,9 @@ the others' ids only. TTFT: from a prompt of so many tokens to its first new tok
 many. KL divergence: mean over {divergence_tokens} positions of the built-in text, in nats, from the float32 package of the same checkpoint.
 """
 
-AT_BUDGETS = """Of edgelm's packages and of each peer's, the one that is fastest at no more than that divergence; factors are medians of the
-rounds' own ratios, above 1 edgelm is faster. MB: of the smallest package at no more than that divergence.
+AT_BUDGETS = """How many times as fast edgelm's fastest package is as the peer's fastest, each with no more than that divergence, and which
+two those are; medians of the rounds' own ratios, above 1 edgelm is faster. MB: the smallest package with no more than that divergence
+over the peer's smallest, below 1 edgelm is smaller.
 """
 
 OURS = "edgelm"
@@ -30,8 +31,8 @@ PEERS = {
     "ctranslate2": "CTranslate2",
     "pytorch": "PyTorch",
 }
-# What factors are quoted of.
-CONTEXT, PROMPT = 32, 512
+# What the picture shows.
+CONTEXT = 32
 
 
 def speed(result: Mapping[str, Any]) -> str:
@@ -43,7 +44,7 @@ def speed(result: Mapping[str, Any]) -> str:
             "![decode speed over divergence](benchmarks/speed.svg)\n",
             HOW.format(**settings),
             "### At each budget of divergence\n",
-            _at_budgets(contenders, settings["budgets"]),
+            _at_budgets(contenders, settings),
             AT_BUDGETS,
             abouts(contenders),
             f"Source: {result['model']['source']}. {where(result)} {disturbance(contenders)}\n",
@@ -78,30 +79,70 @@ def _speeds(contenders: Contenders, settings: Mapping[str, Any]) -> str:
     return table(["contender", "MB", "KL divergence", "top-1", *figures], rows)
 
 
-def _at_budgets(contenders: Contenders, budgets: Sequence[float]) -> str:
+def _at_budgets(contenders: Contenders, settings: Mapping[str, Any]) -> str:
+    figures = {f"decode at {n}": (decode_key(n), max) for n in settings["contexts"]}
+    figures |= {f"TTFT of {n}": (ttft_key(n), min) for n in settings["prompts"]}
+    divergences = {name: entry["quality"]["mean_kld"] for name, entry in contenders.items() if entry["quality"]}
     rows: list[list[str]] = []
-    for budget in budgets:
-        within = {n: e for n, e in contenders.items() if e["quality"] and e["quality"]["mean_kld"] <= budget}
+    for budget, about, prefixes in _budgets(divergences, settings["budgets"]):
+        within = {name: contenders[name] for name, found in divergences.items() if found <= budget}
         ours = [name for name in within if name.startswith(OURS)]
-        for prefix, peer in PEERS.items():
+        for prefix in prefixes:
             theirs = [name for name in within if name.startswith(prefix)]
             if ours and theirs:
-                rows.append([f"{budget:g}", peer, *_against(within, ours, theirs)])
-    head = ["KL divergence", "against", f"decode at {CONTEXT}", "factor", f"TTFT of {PROMPT}", "factor", "MB", "of it"]
-    return table(head, rows)
+                compared = [_against(within, ours, theirs, key, best) for key, best in figures.values()]
+                rows.append([about, PEERS[prefix], *compared, _smallest(within, ours, theirs)])
+    return table(["KL divergence", "against", *figures, "MB"], rows)
 
 
-def _against(within: Contenders, ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
-    decode, ttft = decode_key(CONTEXT), ttft_key(PROMPT)
-    median = lambda name, key: within[name]["summary"][key]["median"]  # noqa: E731
-    cells: list[str] = []
-    for key, best in ((decode, max), (ttft, min)):
-        pair = [best(names, key=lambda name, key=key: median(name, key)) for names in (ours, theirs)]
-        above_below = pair if key == decode else pair[::-1]
-        cells += [" over ".join(f"`{name}`" for name in pair)]
-        cells += [ratio(*([run[key] for run in within[name]["rounds"]] for name in above_below))]
+def _budgets(divergences: Mapping[str, float], budgets: Sequence[float]) -> list[tuple[float, str, list[str]]]:
+    """Divergence, what it is called, and the peers to compare with at it; a peer that keeps within none is met at its own."""
+    own: list[tuple[float, str, list[str]]] = []
+    for prefix in PEERS:
+        least = min((found for name, found in divergences.items() if name.startswith(prefix)), default=0.0)
+        if least > max(budgets):
+            own.append((least, f"{least:.2f}, its own", [prefix]))
+    return own + [(budget, f"{budget:g}", list(PEERS)) for budget in budgets]
+
+
+def _against(within: Contenders, ours: Sequence[str], theirs: Sequence[str], key: str, best: Callable[..., str]) -> str:
+    """How many times as fast our fastest is as theirs, and which two those are, each without the name of its maker."""
+    pair = [best(names, key=lambda name: within[name]["summary"][key]["median"]) for names in (ours, theirs)]
+    above, below = pair if best is max else pair[::-1]
+    factor = ratio(*([run[key] for run in within[name]["rounds"]] for name in (above, below)))
+    return f"{factor} ({' / '.join(name.partition('-')[2] for name in pair)})"
+
+
+def _smallest(within: Contenders, ours: Sequence[str], theirs: Sequence[str]) -> str:
     small = [min(within[name]["bytes"] for name in names) for names in (ours, theirs)]
-    return [*cells, " / ".join(f"{size / 1e6:.1f}" for size in small), f"{small[0] / small[1]:.2f}"]
+    return f"{small[0] / small[1]:.2f} ({' / '.join(f'{size / 1e6:.1f}' for size in small)})"
+
+
+FLOOR = """`edgelm bench`, int4, {new_tokens} steps after an empty context, {repetitions} times in turn. The floor is the time that reading
+the weights and the cache of a step takes at the bandwidth that plain reading reaches in the same process, {bandwidth:.1f} GB/s.
+"""
+
+
+def floor(result: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            f"{entry['bytes'] / 1e6:,.0f}",
+            f"{entry['median']:.1f} ({min(entry['tokens_per_second']):.1f}-{max(entry['tokens_per_second']):.1f})",
+            f"{entry['floor_ms']:.2f}",
+            f"{entry['share_of_floor']:.0%}",
+        ]
+        for name, entry in result["packages"].items()
+    ]
+    settings = result["settings"]
+    return "\n".join(
+        [
+            f"## Steps beside the floor that memory sets, {settings['threads']} threads\n",
+            FLOOR.format(**settings, bandwidth=result["memory_bytes_per_second"] / 1e9),
+            table(["package", "MB", "tokens/s", "floor ms", "of the floor"], rows),
+            f"{where(result)}\n",
+        ]
+    )
 
 
 def loop(result: Mapping[str, Any]) -> str:

@@ -35,6 +35,9 @@ CONFIG: Config = {
     "eos_token_id": 2,
 }
 
+# The shapes of Llama 3.2 1B: 1.24 billion parameters.
+BILLION: Config = {**CONFIG, "num_hidden_layers": 16, "vocab_size": 128256}
+
 # The shapes of Llama 3.1 8B: 8.03 billion parameters, 16 GB.
 EIGHT_BILLION_DENSE: Config = {
     **CONFIG,

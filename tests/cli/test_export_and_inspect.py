@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,8 @@ def test_help_is_there_for_every_command() -> None:
         assert "Usage:" in result.stdout
     assert run("nonsense").exit_code == 2
     assert "0.1.0" in run("--version").stdout
+
+
+def test_the_package_runs_as_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "edgelm", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == run("--version").stdout

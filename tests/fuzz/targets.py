@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as Backend
 from edgelm.chat import ChatTemplate
 from edgelm.cli.facts import package_facts
 from edgelm.errors import InvalidOption
-from edgelm.generation_config import GenerationConfig, unsupported_keys
+from edgelm.generation_defaults import read_generation_config, unsupported_keys
 from edgelm.manifest import MANIFEST, PROBES, sealed
 from edgelm.package import Package
 from edgelm.providers import PROVIDERS
@@ -195,7 +195,7 @@ def _opened(folder: Path) -> None:
             manifest.write_text(sealed(values), encoding="utf-8", newline="\n")
     package = Package.open(folder)
     package_facts(package)
-    GenerationConfig.from_checkpoint(package.manifest.generation)
+    read_generation_config(package.manifest.generation)
 
 
 # Tokenizers, templates, settings.
@@ -355,7 +355,7 @@ _GENERATION = {
 
 def _generation(folder: Path) -> None:
     checkpoint = open_checkpoint(folder)
-    GenerationConfig.from_checkpoint(checkpoint.generation_config, 1)
+    read_generation_config(checkpoint.generation_config, 1)
     unsupported_keys(checkpoint.generation_config)
 
 

@@ -14,7 +14,7 @@ from transformers import GenerationMixin
 
 from edgelm.constraints import Span, constraints
 from edgelm.filters import Candidates
-from edgelm.generation_config import GenerationConfig
+from edgelm.generation_defaults import read_generation_config
 from edgelm.sampling import FILTERS, PROCESSORS, Sampler
 from tests.parity.reference import quiet
 
@@ -74,7 +74,7 @@ def expected(ids: Sequence[int], logits: Logits, room: int, options: dict[str, A
 
 def found(ids: Sequence[int], logits: Logits, room: int, options: dict[str, Any]) -> Logits:
     """The same, ours: all processors and filters of a Sampler."""
-    config = GenerationConfig.from_checkpoint({"do_sample": True, "top_k": 0, **options, "eos_token_id": list(END)})
+    config = read_generation_config({"do_sample": True, "top_k": 0, **options, "eos_token_id": list(END)})
     span = Span(len(ids), len(ids) + room, ids)
     sampler: Any = Sampler(config, logits.size, constraints(config, span, logits.size))
     changed = logits.copy()

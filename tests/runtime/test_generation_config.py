@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from edgelm.errors import InvalidOption, UnsupportedConfig
-from edgelm.generation_config import GenerationConfig, option_fields, unsupported_keys
+from edgelm.generation_config import GenerationConfig, option_fields
+from edgelm.generation_defaults import read_generation_config, unsupported_keys
 from edgelm.option import Interval
+from edgelm.sampling import FILTERS
 
 
 def test_defaults_sample_from_the_unfiltered_distribution():
@@ -161,7 +163,7 @@ def test_a_config_survives_a_round_trip_through_plain_values():
 
 @pytest.mark.parametrize("raw", [{}, {"do_sample": False, "temperature": 0.6}, {"do_sample": None}])
 def test_a_checkpoint_that_does_not_ask_for_sampling_is_greedy(raw: dict[str, Any]):
-    assert GenerationConfig.from_checkpoint(raw).temperature == 0
+    assert read_generation_config(raw).temperature == 0
 
 
 def test_a_sampling_checkpoint_keeps_its_settings():
@@ -169,7 +171,7 @@ def test_a_sampling_checkpoint_keeps_its_settings():
         "do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05,
         "eos_token_id": [151645, 151643], "pad_token_id": 151643, "stop_strings": ["<end>"], "max_new_tokens": 64,
     }  # fmt: skip
-    assert GenerationConfig.from_checkpoint(raw) == GenerationConfig(
+    assert read_generation_config(raw) == GenerationConfig(
         temperature=0.7, top_k=20, top_p=0.8, repetition_penalty=1.05,
         eos_token_id=(151645, 151643), stop=("<end>",), max_new_tokens=64,
     )  # fmt: skip
@@ -177,11 +179,11 @@ def test_a_sampling_checkpoint_keeps_its_settings():
 
 @pytest.mark.parametrize("raw", [{}, {"top_k": None}])
 def test_a_sampling_checkpoint_without_top_k_gets_the_50_of_transformers(raw: dict[str, Any]):
-    assert GenerationConfig.from_checkpoint({"do_sample": True, **raw}).top_k == 50
+    assert read_generation_config({"do_sample": True, **raw}).top_k == 50
 
 
 def test_a_single_end_id_of_a_checkpoint_is_read():
-    assert GenerationConfig.from_checkpoint({"eos_token_id": 2}).eos_token_id == (2,)
+    assert read_generation_config({"eos_token_id": 2}).eos_token_id == (2,)
 
 
 def test_a_checkpoint_that_searches_with_beams_keeps_its_settings():
@@ -192,7 +194,7 @@ def test_a_checkpoint_that_searches_with_beams_keeps_its_settings():
         "num_return_sequences": 2, "eos_token_id": 2, "max_length": 142, "min_new_tokens": 4,
     }  # fmt: skip
     assert unsupported_keys(raw) == []
-    assert GenerationConfig.from_checkpoint(raw) == GenerationConfig(
+    assert read_generation_config(raw) == GenerationConfig(
         temperature=0, num_beams=4, length_penalty=2.0, early_stopping=True, no_repeat_ngram_size=3, min_length=56,
         forced_bos_token_id=0, forced_eos_token_id=(2,), bad_words_ids=((5,), (6, 7)), suppress_tokens=(1,),
         begin_suppress_tokens=(8, 9), encoder_no_repeat_ngram_size=2, renormalize_logits=True,
@@ -201,11 +203,11 @@ def test_a_checkpoint_that_searches_with_beams_keeps_its_settings():
 
 
 def test_max_length_counts_only_where_the_beginning_is_known():
-    assert GenerationConfig.from_checkpoint({"max_length": 142}).max_new_tokens == 256
-    assert GenerationConfig.from_checkpoint({"max_length": 142}, start_tokens=1).max_new_tokens == 141
+    assert read_generation_config({"max_length": 142}).max_new_tokens == 256
+    assert read_generation_config({"max_length": 142}, start_tokens=1).max_new_tokens == 141
     both = {"max_length": 142, "max_new_tokens": 9}
-    assert GenerationConfig.from_checkpoint(both, start_tokens=1).max_new_tokens == 9
-    assert GenerationConfig.from_checkpoint({"max_length": None}, start_tokens=1).max_new_tokens == 256
+    assert read_generation_config(both, start_tokens=1).max_new_tokens == 9
+    assert read_generation_config({"max_length": None}, start_tokens=1).max_new_tokens == 256
 
 
 @pytest.mark.parametrize(
@@ -270,14 +272,14 @@ def test_an_unusable_value_in_a_checkpoint_names_the_file_and_all_entries():
     raw = {"do_sample": True, "top_p": 7, "eos_token_id": "</s>"}
     message = r"generation_config\.json: option top_p is 7,.*; option eos_token_id is '</s>',.*; correct or remove"
     with pytest.raises(UnsupportedConfig, match=message):
-        GenerationConfig.from_checkpoint(raw)
+        read_generation_config(raw)
 
 
 def test_a_checkpoint_whose_do_sample_is_no_boolean_is_refused():
     with pytest.raises(
         UnsupportedConfig, match=r"generation_config\.json: do_sample is 'yes', but must be true or false"
     ):
-        GenerationConfig.from_checkpoint({"do_sample": "yes"})
+        read_generation_config({"do_sample": "yes"})
 
 
 def test_keys_that_would_change_the_output_are_listed():
@@ -287,7 +289,7 @@ def test_keys_that_would_change_the_output_are_listed():
         "top_n_sigma": 1.0, "presence_penalty": 0.5,
     }  # fmt: skip
     assert unsupported_keys(raw) == sorted(raw)
-    assert GenerationConfig.from_checkpoint(raw) == GenerationConfig(temperature=0)
+    assert read_generation_config(raw) == GenerationConfig(temperature=0)
 
 
 def test_keys_that_narrow_a_draw_bias_it_or_end_it_are_read():
@@ -296,7 +298,7 @@ def test_keys_that_narrow_a_draw_bias_it_or_end_it_are_read():
         "sequence_bias": [[[1], 2.0], [[3, 4], -1]],
     }  # fmt: skip
     assert unsupported_keys(raw) == []
-    assert GenerationConfig.from_checkpoint(raw) == GenerationConfig(
+    assert read_generation_config(raw) == GenerationConfig(
         typical_p=0.9, epsilon_cutoff=0.001, eta_cutoff=0.002, max_time=30.0, logit_bias=(((1,), 2.0), ((3, 4), -1.0)),
     )  # fmt: skip
 
@@ -304,7 +306,7 @@ def test_keys_that_narrow_a_draw_bias_it_or_end_it_are_read():
 def test_beams_that_are_drawn_are_listed_and_not_searched():
     raw = {"do_sample": True, "num_beams": 4, "temperature": 0.7}
     assert unsupported_keys(raw) == ["num_beams"]
-    config = GenerationConfig.from_checkpoint(raw)
+    config = read_generation_config(raw)
     assert (config.num_beams, config.temperature) == (1, 0.7)
 
 
@@ -325,7 +327,13 @@ def test_neutral_values_and_keys_without_effect_are_not_listed():
 def test_every_field_describes_itself():
     for field in dataclasses.fields(GenerationConfig):
         assert field.metadata["help"].endswith(".")
-        assert set(field.metadata) == {"help", "range", "type", "multiple", "cli", "choices", "nested", "reader"}
+        known = {"help", "range", "type", "multiple", "cli", "choices", "nested", "reader", "ours", "filter"}
+        assert set(field.metadata) == known
+
+
+def test_what_switches_a_filter_on_is_marked_as_one():
+    marked = {f.name for f in dataclasses.fields(GenerationConfig) if f.metadata["filter"]}
+    assert marked == {names[0] for _, names in FILTERS} - {"temperature"}  # which is off at 1, and greedy at its own 0
 
 
 def test_command_line_options_are_the_fields_meant_for_it():
@@ -360,5 +368,5 @@ def test_one_thing_at_a_time_says_what_the_text_must_look_like():
 
 
 def test_a_checkpoint_cannot_constrain():
-    assert GenerationConfig.from_checkpoint({"regex": "a", "grammar": "b"}).constraints == []
+    assert read_generation_config({"regex": "a", "grammar": "b"}).constraints == []
     assert unsupported_keys({"json_schema": "{}"}) == ["json_schema"]
