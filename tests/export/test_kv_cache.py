@@ -183,13 +183,6 @@ def test_without_room_for_the_float_graph_it_is_refused(tmp_path: Path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-def test_the_same_bytes_twice(tmp_path: Path) -> None:
-    files = [
-        edgelm.export(LLAMA, tmp_path / name, precision="int4", kv_cache="int8").manifest.files for name in ("a", "b")
-    ]
-    assert files[0] == files[1]
-
-
 def test_a_manifest_may_name_no_other_cache(tmp_path: Path) -> None:
     package = edgelm.export(LLAMA, tmp_path / "out", precision="fp32", verify=False, kv_cache="int8")
     entry = json.loads((package.path / "edgelm.json").read_text())["cache"]
