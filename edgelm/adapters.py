@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _LARGEST_RANK = 2**20
 
+# As ONNX Runtime spells what factors may be, for they are activations.
+_ACTIVATIONS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(bfloat16)": "bfloat16"}
+
 Factors = Mapping[str, NDArray[Any]]
 
 
@@ -67,7 +70,7 @@ class Adapters:
             ManifestError: they do not fit each other.
         """
         self._folder, self._kept = package.path, package.manifest.adapters
-        self._dtype = np.dtype(host_dtype(package.manifest.kv_cache.dtype))
+        self._dtype = np.dtype(host_dtype(package.manifest.activations))
         self._sizes = _sizes(program)
         self._mapped: dict[str, Factors] = {}
         for name, adapter in self._kept.items():
@@ -117,10 +120,11 @@ def _is_rank(value: Any) -> bool:
     return type(value) is int and 0 <= value < _LARGEST_RANK
 
 
-def no_adapter(program: Program, dtype: str) -> Factors:
+def no_adapter(program: Program) -> Factors:
     """What to bind where no adapter is wanted: factors of rank 0. Nothing for a program that takes none."""
     sizes = _sizes(program)
-    return _slices(np.zeros(0, host_dtype(dtype)), sizes, dict.fromkeys(sizes, 0))
+    kind = next((program.types[signature.lora_a(name)] for name in sizes), "tensor(float)")
+    return _slices(np.zeros(0, host_dtype(_ACTIVATIONS[kind])), sizes, dict.fromkeys(sizes, 0))
 
 
 def _sizes(program: Program) -> dict[str, tuple[int, int]]:

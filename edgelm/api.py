@@ -28,7 +28,7 @@ def export(source: str | Path, out: str | Path, **options: Any) -> Package:
         source: a folder in hub layout, a .gguf file, a hub id or a name of the catalogue.
         out: the folder to make.
         options: precision ("fp32", "fp16", "int8", "int4", "int4-plain"), block_size, context_length, device, revision, offline,
-            recipe (a file), max_kld (nats), target_size ("100MB"), write_recipe (a file), calibration_text (a file),
+            recipe (a file), kv_cache ("int8"), max_kld (nats), target_size ("100MB"), write_recipe (a file), calibration_text (a file),
             eval_text (a file), adapter (folders of LoRA adapters to merge), keep_adapter (folders by name, to choose from at
             run time), max_ram (bytes, or such as "2GB"), verify, force.
 

@@ -13,6 +13,7 @@ from edgelm.signature import Port
 
 _ORT_TYPES = {
     "float32": "float", "float16": "float16", "bfloat16": "bfloat16", "int64": "int64", "int32": "int32",
+    "int8": "int8",
 }  # fmt: skip
 
 
@@ -117,8 +118,8 @@ def _adapters(m: Manifest) -> list[Port]:
         port
         for name in projections
         for port in (
-            Port(signature.lora_a(name), m.kv_cache.dtype, ("in_features", "rank")),
-            Port(signature.lora_b(name), m.kv_cache.dtype, ("rank", "out_features")),
+            Port(signature.lora_a(name), m.activations, ("in_features", "rank")),
+            Port(signature.lora_b(name), m.activations, ("rank", "out_features")),
         )
     ]
 

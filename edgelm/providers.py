@@ -36,6 +36,7 @@ class Provider:
             tried 2 bits on CUDA.
         window_cache: whether the attention kernel drops what has left a layer's window.
         branches: whether a graph may decide what it runs. A captured CUDA graph cannot.
+        integer_cache: whether the attention kernel is known to read keys and values from integers. Nobody has tried it on CUDA.
 
     What the runtime reads:
         name: what `--device` calls it.
@@ -68,6 +69,7 @@ class Provider:
     keeps_integers: bool = True
     window_cache: bool = True
     branches: bool = True
+    integer_cache: bool = True
     runs: tuple[str, ...] = ("cpu",)
     takes: tuple[str, ...] = ("float32", "float16")
     narrow_config: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -148,6 +150,7 @@ PROVIDERS: Mapping[str, Provider] = {
         keeps_integers=False,
         window_cache=False,
         branches=False,
+        integer_cache=False,
         runs=("cuda",),
         takes=("float32", "float16", "bfloat16"),
         bucket_tokens=16384,

@@ -31,7 +31,7 @@ def decoder_rows(
     cache, vocab_size = manifest.kv_cache, manifest.vocab_size
     if manifest.grows:
         return GrowingDecoder(program, cache, vocab_size, batch=batch, limit=limit)
-    memory = AdapterMemory(no_adapter(program, cache.dtype) if adapter is None else adapter)
+    memory = AdapterMemory(no_adapter(program) if adapter is None else adapter)
     return Decoder(program, cache, vocab_size, batch=batch, limit=limit, memory=memory)
 
 

@@ -29,9 +29,12 @@ ENCODER_ATTENTION_MASK = "encoder_attention_mask"  # int64 [sources, source]: 1 
 
 KINDS = ("key", "value")
 
+INT8 = "int8"  # of a cache: a whole number times a scale, which is in the program, of the head's channel
+
 _LORA_A, _LORA_B = "lora_A", "lora_B"
 
-_ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+# What a cache may be stored in.
+_ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2, INT8: 1}
 
 # Of a layer's cache, and of the number of layers: far above any model's, and a manifest cannot make a reader allocate more.
 _LARGEST_SIZE = 2**20
@@ -107,7 +110,7 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class CacheGeometry:
-    """The KV cache, layer by layer; `dtype` as NumPy spells it.
+    """The KV cache, layer by layer; `dtype` as NumPy spells it, which need not be that of activations.
 
     Attributes:
         short_context: keys of sequences of more tokens than this are others from the first one on (LongRoPE), so a cache that

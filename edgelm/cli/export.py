@@ -51,6 +51,10 @@ from edgelm.quality_card import screens
     "--write-recipe", type=click.Path(path_type=Path), help="File for the formats chosen, which --recipe reads."
 )
 @click.option(
+    "--kv-cache",
+    help="int8: keys and values as 8-bit integers, for long contexts: a quarter of the memory. [default: as activations]",
+)
+@click.option(
     "--calibrate",
     is_flag=True,
     help="Choose codes by what the float graph's inputs look like: closer, at half a minute for a hundred million parameters.",

@@ -74,10 +74,12 @@ def assemble(
     providers: Sequence[Provider],
     store_for: Callable[[str], Store],
     taps: Sequence[str] = (),
+    known: Mapping[str, Location] | None = None,
 ) -> Assembly:
     """Builds every program of the architecture for each provider; weights go to `store_for(program)` as they are quantized.
 
-    What programs share is stored once, and those of one provider share all weights with those of another.
+    What programs share is stored once, and those of one provider share all weights with those of another. Where tensors are `known`
+    to lie already, by their names, they are not stored again.
 
     Raises:
         MissingWeights, UnusedWeights, WrongShape: the checkpoint does not fit the architecture, or an adapter the checkpoint;
@@ -93,7 +95,7 @@ def assemble(
         others = [names[name].name for name in names if name.startswith(("decoder.", "final_"))]
         ignored |= {f"{other.replace('{i}', '*')}*": "of the decoder" for other in others}
     weights = Weights(model.checkpoint, names, ignored, Updates(model.adapters, model.module_names))
-    written: dict[str, Location] = {}
+    written = dict(known or {})
 
     def program(name: str, build: Callable[[GraphBuilder], None], provider: Provider) -> ir.Model:
         g = GraphBuilder(weights, recipe, provider, store_for(name), taps, written)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgelm.errors import InvalidOption, ProviderError, VerificationError
@@ -133,8 +133,8 @@ def read_budget(
     return budget
 
 
-def survey(model: Model, folder: Path, graph: FloatGraph, text: str) -> tuple[Options, Recipe]:
-    """What formats cost the weights of a model, and a recipe that knows its inputs, for the choice to be put into.
+def survey(model: Model, folder: Path, graph: FloatGraph, text: str, known: Recipe) -> tuple[Options, Recipe]:
+    """What formats cost the weights of a model, and the recipe `known` that knows its inputs too, for the choice to be put into.
 
     Raises:
         InvalidOption: the model writes no next token whose distribution could diverge.
@@ -154,7 +154,7 @@ def survey(model: Model, folder: Path, graph: FloatGraph, text: str) -> tuple[Op
     ids = calibration_ids(model, folder, text)
     cache = c.cache_geometry(PROVIDER.activation_dtype)
     options = Surveyor(graph.program("decoder"), PROVIDER, cache, inputs, ids).options()
-    return options, Recipe("", (), compensates=True, moments=inputs.moments)
+    return options, replace(known, compensates=True, moments=inputs.moments)
 
 
 def within_budget(

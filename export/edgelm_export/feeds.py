@@ -47,7 +47,7 @@ def text_feeds(
     }
     if cache is not None:
         feeds[signature.LONG_CONTEXT] = np.array([count > (cache.short_context or count)], np.int64)
-        feeds.update(no_adapter(program, cache.dtype))
+        feeds.update(no_adapter(program))
         for i, layer in enumerate(cache.layers):
             shape = (1, layer.num_key_value_heads, capacity(layer, count), layer.head_dim)
             feeds |= {signature.past(i, kind): np.zeros(shape, host_dtype(cache.dtype)) for kind in layer.buffers}

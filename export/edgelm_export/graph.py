@@ -103,8 +103,8 @@ class GraphBuilder:
         return self._inputs[name]
 
     def output(self, port: Port, value: ir.Value) -> ir.Value:
-        """Makes an activation a graph output under the port's name, dtype and shape; returns it in that dtype."""
-        if port.dtype != self.provider.activation_dtype:
+        """Makes a value, or an activation if it has no type, a graph output as the port says; returns it in the port's dtype."""
+        if DTYPES[port.dtype] != (value.dtype or DTYPES[self.provider.activation_dtype]):
             value = self.op("Cast", value, to=DTYPES[port.dtype])
         value.name = port.name
         value.type, value.shape = ir.TensorType(DTYPES[port.dtype]), ir.Shape(list(port.shape))
@@ -126,19 +126,21 @@ class GraphBuilder:
         self._nodes.append(node)
         return node.outputs[0] if outputs == 1 else tuple(node.outputs)
 
-    def inner(self, name: str, build: Callable[[], ir.Value]) -> ir.Graph:
+    def inner(self, name: str, build: Callable[[], ir.Value | tuple[ir.Value, ...]]) -> ir.Graph:
         """A graph for a node that decides whether it runs; it sees the values around it.
 
         Args:
             name: the scope of what it holds.
-            build: returns its one output, an activation.
+            build: returns its outputs, or its only one; those without a type are activations.
         """
         outside, self._nodes = self._nodes, []
         try:
             with self.at(name):
-                result = build()
-            result.type = ir.TensorType(DTYPES[self.provider.activation_dtype])
-            return ir.Graph((), [result], nodes=self._nodes, name=self.name(name))
+                made = build()
+            results = made if isinstance(made, tuple) else (made,)
+            for result in results:
+                result.type = result.type or ir.TensorType(DTYPES[self.provider.activation_dtype])
+            return ir.Graph((), results, nodes=self._nodes, name=self.name(name))
         finally:
             self._nodes = outside
 

@@ -160,6 +160,11 @@ def _recipe(options: ExportOptions, family: str) -> Recipe:
         if options.block_size is not None:
             rules = tuple((glob, with_block_size(form, options.block_size)) for glob, form in rules)
         recipe = Recipe(name, rules, optional=len(rules))
+    kv_cache = options.kv_cache or recipe.kv_cache
+    if kv_cache is not None:
+        raise InvalidOption(
+            f"a KV cache of {kv_cache} is not for Optimum's graphs, which grow theirs; leave --kv-cache out"
+        )
     for _, form in recipe.rules:
         found = find_format(form)
         if found.block_sums or found.input_scale or found.keeps:

@@ -38,7 +38,7 @@ def describe_export(model: Model, recipe: Recipe, provider: Provider) -> Manifes
         task=model.task.name,
         architecture=c.model_type,
         programs={name: f"{name}.onnx" for name in model.programs},
-        cache=cache_geometry(c, provider) if writes else None,
+        cache=cache_geometry(c, provider, recipe.kv_cache) if writes else None,
         encoder=None if model.family == "decoder" else encoder_facts(model, recipe),
         context_length=c.context_length,
         vocab_size=model.target_vocab_size,

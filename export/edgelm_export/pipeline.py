@@ -21,6 +21,7 @@ from edgelm_export.evaluation import choose_text
 from edgelm_export.float_graph import FloatGraph
 from edgelm_export.hand_over import hand_over, is_handed_over
 from edgelm_export.input_rounding import formats_without
+from edgelm_export.kv_cache import with_cache_scales, with_kv_cache
 from edgelm_export.manifest import describe_export, form_entry, source_entry, undigested
 from edgelm_export.memory_bound import MemoryBound
 from edgelm_export.model import Model, check_tied_head, understand
@@ -57,6 +58,7 @@ class ExportOptions:
     offline: bool = False
     recipe: str | Path | None = None
     eval_text: str | Path | None = None
+    kv_cache: str | None = None
     calibrate: bool = False
     calibration_text: str | Path | None = None
     max_kld: float | None = None
@@ -129,7 +131,7 @@ def _export(
     for note in model.notes:
         say(f"note: {note}")
     check_tied_head(model)
-    recipe = choose_recipe(options, model, providers)
+    recipe = with_kv_cache(choose_recipe(options, model, providers), options.kv_cache, model, providers)
     planned = plan(model, recipe, *providers)
     recipe.check_used()
     check_space(target, planned.nbytes)
@@ -169,19 +171,21 @@ def _export(
 
         if budget is None:
             with cost.of("calibrating"):
+                recipe = with_cache_scales(recipe, model, folder, graph, known)
                 ready = [calibrated(recipe, model, folder, graph, known, say)]
             package = write(ready.pop())  # kept by `write` alone, which needs the memory
             if options.recipe is None and options.verify:
                 with cost.of("trying inputs"):
                     changed = formats_without(
-                        package, providers[0], recipe, lambda: calibration_ids(model, folder, known)
+                        package, model, providers[0], recipe, lambda: calibration_ids(model, folder, known)
                     )
                 if changed:
                     say(f"inputs of {', '.join(changed)} are not rounded to 8 bits, which cost too much")
                     write(calibrated(recipe.with_forms(changed), model, folder, graph, known, say))
         else:
             with cost.of("searching formats"):
-                found_formats = survey(model, folder, graph, known)
+                recipe = with_cache_scales(recipe, model, folder, graph, known)
+                found_formats = survey(model, folder, graph, known, recipe)
             within_budget(budget, *found_formats, write, say)
     return Package.open(target)
 

@@ -68,7 +68,7 @@ def verify(
     borrowed = {} if provider.name == m.device else {"ran_on": provider.name}
     candidates = Graphs(m.cache, {name: (package.program(name), provider) for name in model.programs})
     loaded = Side(m, candidates.loaded())
-    if m.precision == "fp32" and m.activations == "float32":  # one copy in memory serves both sides
+    if _is_float(m):  # one copy in memory serves both sides
         return {**borrowed, **measure_programs(package, loaded, loaded, text)}
     cache = None if m.cache is None else cache_geometry(model.config, PROVIDER)
     references = Graphs(cache, {name: (graph.program(name), PROVIDER) for name in model.programs})
@@ -76,6 +76,12 @@ def verify(
     del loaded  # its memory is needed for what comes now
     layers = worst_layers(references, candidates, evaluation_ids(package, text))
     return {**borrowed, **quality, "layers": layers}
+
+
+def _is_float(m: Manifest) -> bool:
+    """Whether a package's programs are the float graph itself."""
+    held = "float32" if m.cache is None else m.cache.dtype
+    return m.precision == "fp32" and m.activations == held == "float32"
 
 
 def loaded_bytes(package: Package) -> int:

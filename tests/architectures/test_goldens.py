@@ -141,9 +141,9 @@ def test_padded_rows_equal_unpadded_ones(case: str, exported: Exported) -> None:
     prompts = [ids[:9], ids]
     if any(layer.window for layer in model.package.manifest.kv_cache.layers):  # the kernel wants such rows fed alone
         with pytest.raises(Exception, match="too small for sequence_length"):
-            _padded_prefill(model, prompts)
+            padded_prefill(model, prompts)
         return
-    found = _padded_prefill(model, prompts)
+    found = padded_prefill(model, prompts)
     for row, prompt in enumerate(prompts):
         assert distance(found[row, : len(prompt)], model.logits(prompt)) < FLOAT_TOLERANCE
 
@@ -172,7 +172,7 @@ def test_goldens_are_small(case: str) -> None:
     assert sum(file.stat().st_size for file in (GOLDENS / case).iterdir()) < SIZE_LIMIT
 
 
-def _padded_prefill(model: DecoderModel, prompts: list[list[int]]) -> Logits:
+def padded_prefill(model: DecoderModel, prompts: list[list[int]]) -> Logits:
     """One call of the graph itself with short rows padded on the right: logits [rows, longest, vocab_size]."""
     feeds = prefill_feeds(model.package.manifest.kv_cache, prompts)
     session = onnxruntime.InferenceSession(model.package.program("decoder"), providers=["CPUExecutionProvider"])

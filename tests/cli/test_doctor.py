@@ -41,7 +41,7 @@ def test_this_machine_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0, result.output
     for part in (onnxruntime.__version__, "provider cpu", "operators on cpu", "CUDA", "processor", "cache folder"):
         assert part in result.stdout
-    assert "13 compute what they should, in 25 settings" in result.stdout
+    assert "13 compute what they should, in 26 settings" in result.stdout
 
 
 def without_onnxruntime(patch: pytest.MonkeyPatch) -> None:

@@ -200,6 +200,10 @@ def test_a_trace_that_holds_for_some_lengths_only_fails_the_export(toy: Path, mo
         ({"block_size": 7}, "block size 7 is not one of"),
         ({"max_kld": 0.1}, "budgets and --calibrate need the model's own definition, and Optimum's graphs have none"),
         ({"precision": "int4", "calibrate": True}, "budgets and --calibrate need the model's own definition"),
+        (
+            {"kv_cache": "int8"},
+            "a KV cache of int8 is not for Optimum's graphs, which grow theirs; leave --kv-cache out",
+        ),
     ],
 )
 def test_options_that_such_graphs_do_not_have_are_refused(

@@ -50,6 +50,23 @@ def test_a_planted_column_changes_one_format(precision: str, form: str, tmp_path
     assert [rule for rule in package.manifest.recipe["rules"] if "layers.1." in rule[0]] == [[AT_FAULT, form]]
 
 
+def test_a_cache_of_integers_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs are tried over a cache of floats, so what they cost is the same to the last bit."""
+    costs: list[float] = []
+    cost = input_rounding._Trial.cost
+    monkeypatch.setattr(input_rounding._Trial, "cost", lambda *args: costs.append(cost(*args)) or costs[-1])
+    source = planted(tmp_path / "planted")
+    packages = [
+        edgelm.export(source, tmp_path / str(kv_cache), precision="int4", kv_cache=kv_cache)
+        for kv_cache in (None, "int8")
+    ]
+    middle = len(costs) // 2
+    assert costs[:middle] == costs[middle:]
+    assert len(costs) > 2
+    plain, integers = (package.manifest.recipe for package in packages)
+    assert integers == {**plain, "kv_cache": "int8"}
+
+
 # With four bits most of what is left is the column's weights, which are lost beside larger ones.
 @pytest.mark.parametrize(("precision", "times"), [("int8", 5), ("int4", 1.2)])
 def test_rounding_its_input_would_have_cost_much(

@@ -144,6 +144,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "rotary": {"rotary_interleaved": 1},
     "interleaved": {"do_rotary": 0},
     "window": {"local_window_size": 4},
+    "cache of integers": {"rotary_interleaved": 1},
     "soft cap": {"softcap": 2.0},
     "bias and sinks": {"scale": 0.5},
     "both ways": {"causal": 1},

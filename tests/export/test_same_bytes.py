@@ -65,3 +65,7 @@ def test_encoder_decoders(tmp_path: Path) -> None:
     vocab_size = json.loads((source / "config.json").read_text())["vocab_size"]
     (source / "tokenizer.json").write_text(tiny_tokenizer(vocab_size))
     _same(source, tmp_path, "--precision", "int4")
+
+
+def test_scales_of_a_cache_of_integers(checkpoint: Path, tmp_path: Path) -> None:
+    _same(checkpoint, tmp_path, "--precision", "int4", "--kv-cache", "int8")

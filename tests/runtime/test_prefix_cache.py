@@ -14,9 +14,8 @@ from edgelm.decode import Decoder
 from edgelm.growing import GrowingDecoder
 from edgelm.prefix_cache import PrefixCache, shared
 from edgelm.text_generation import DecoderModel
-from tests.runtime.growing_models import decoder_package
+from tests.runtime.kinds_of_cache import KINDS_OF_CACHE, package_with_cache
 
-GOLDENS = Path(__file__).parents[1] / "golden"
 GREEDY: dict[str, Any] = {"temperature": 0, "max_new_tokens": 8, "eos_token_id": ()}
 RNG = np.random.default_rng(0)
 IDS = RNG.integers(3, 128, 60).tolist()
@@ -197,14 +196,9 @@ def test_nothing_is_kept_where_no_memory_is_given(package: Path, fed: list[int])
     assert fed == [20, 25] * 2
 
 
-@pytest.mark.parametrize(
-    "case", ["mistral-sliding-window", "qwen3-local-and-global", "deepseek_v3", "phi3-longrope", "optimum"]
-)
+@pytest.mark.parametrize("case", [*KINDS_OF_CACHE, "qwen3-local-and-global"])
 def test_every_kind_of_cache_gives_what_an_empty_one_does(case: str, tmp_path: Path) -> None:
-    if case == "optimum":
-        package = decoder_package(tmp_path / "package")
-    else:
-        package = edgelm.export(GOLDENS / case, tmp_path / "package", precision="fp32", verify=False).path
+    package = package_with_cache(case, tmp_path / "package")
     model, empty = edgelm.load(package, threads=1), edgelm.load(package, threads=1, prefix_cache_mib=0)
     cached = 0
     # Goes on, begins alike, begins alike from a longer one, goes on across the short context of the LongRoPE, repeats.

@@ -15,8 +15,8 @@ import edgelm
 from edgelm.errors import ContextOverflow, StateError
 from edgelm.text_generation import DecoderModel
 from tests.runtime.growing_models import decoder_package
+from tests.runtime.kinds_of_cache import KINDS_OF_CACHE, package_with_cache
 
-GOLDENS = Path(__file__).parents[1] / "golden"
 GREEDY: dict[str, Any] = {"temperature": 0, "max_new_tokens": 8, "eos_token_id": ()}
 IDS = np.random.default_rng(0).integers(3, 128, 60).tolist()
 MAGIC = b"edgelm state 1\n"
@@ -46,12 +46,10 @@ def rewritten(file: Path, header: Any, rest: bytes = b"", magic: bytes = MAGIC) 
     return file
 
 
-@pytest.mark.parametrize("case", ["tiny", "mistral-sliding-window", "deepseek_v3", "phi3-longrope", "optimum"])
+@pytest.mark.parametrize("case", ["tiny", *KINDS_OF_CACHE])
 def test_another_process_goes_on_where_the_first_one_stopped(case: str, package: Path, tmp_path: Path) -> None:
-    if case == "optimum":
-        package = decoder_package(tmp_path / "package")
-    elif case != "tiny":
-        package = edgelm.export(GOLDENS / case, tmp_path / "package", precision="fp32", verify=False).path
+    if case != "tiny":
+        package = package_with_cache(case, tmp_path / "package")
     first, second = edgelm.load(package, threads=1), edgelm.load(package, threads=1)
     ids = [*IDS[:50], *first.generate(IDS[:50], **GREEDY).token_ids, 5]
     first.save_state(tmp_path / "chat.state")

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from edgelm import signature
 from edgelm_export.blocks.cache import Step
+from edgelm_export.blocks.cached_attention import cached_attention
 from edgelm_export.blocks.encoder import Tokens
 from edgelm_export.blocks.kernels import group_query_attention, multi_head_attention, rotary_embedding
 from edgelm_export.blocks.linear import linear, split
@@ -45,20 +46,18 @@ def self_attention(
         bias: added to the scaled scores, [1, heads, sequence, total_sequence_length].
         sinks: one more score for each head, [heads].
     """
-    past = [g.input(signature.past(i, kind)) for kind in signature.KINDS]
     queries, rotary = _turned_queries(g, x, c, step.rotaries[i], norms)
     if turned_norms is not None:
         q, k, v = queries
         queries = (*turned_norms(g, _needed(q), _needed(k), c), v)
-    attended, *present = group_query_attention(
+    attended, *present = cached_attention(
         g,
         queries,
-        past,
-        step,
         c,
+        step,
+        i,
         rotary=rotary,
         window=c.sliding_windows[i],
-        window_cache=step.cache.layers[i].window is not None,
         bias=bias,
         sinks=sinks,
         scale=c.attention_scale,
@@ -79,9 +78,8 @@ def plain_self_attention(
     scale: float | None = None,
 ) -> ir.Value:
     """The same with as many key as query heads and positions that are in x already, or in `bias`."""
-    past = [g.input(signature.past(i, kind)) for kind in signature.KINDS]
     queries = (_packed(g, x, c), None, None)
-    attended, *present = group_query_attention(g, queries, past, step, c, bias=bias, scale=scale)
+    attended, *present = cached_attention(g, queries, c, step, i, bias=bias, scale=scale)
     _kept(g, present, step, i)
     return _projected(g, attended, c)
 

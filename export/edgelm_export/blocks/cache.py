@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,15 +28,15 @@ class Step:
     rotaries: tuple[Rotary | None, ...] = ()
 
 
-def cache_geometry(c: Any, provider: Provider) -> CacheGeometry:
-    """The KV cache of a config's decoder program on that provider."""
-    geometry: CacheGeometry = c.cache_geometry(provider.activation_dtype)
+def cache_geometry(c: Any, provider: Provider, dtype: str | None = None) -> CacheGeometry:
+    """The KV cache of a config's decoder program on that provider; `dtype` is what it holds, by default activations as they are."""
+    geometry: CacheGeometry = c.cache_geometry(dtype or provider.activation_dtype)
     return geometry if provider.window_cache else geometry.without_windows()
 
 
 def cache_inputs(g: GraphBuilder, c: DecoderConfig, *, turned_by_kernel: bool = True) -> Step:
     """Declares the inputs of a decoder program; the attention kernel may turn queries and keys itself, or shall not."""
-    cache = cache_geometry(c, g.provider)
+    cache = cache_geometry(c, g.provider, g.recipe.kv_cache)
     g.declare(signature.decoder_inputs(cache))
     seqlens_k, total = g.input(signature.SEQLENS_K), g.input(signature.TOTAL_SEQUENCE_LENGTH)
     step = Step(cache, seqlens_k, total)
@@ -54,6 +55,18 @@ def _long_rows(g: GraphBuilder) -> ir.Value:
     """Which rows are longer than the cache's short context, bool [batch, 1]; the runtime knows before a long prompt is all there."""
     rows = g.op("Cast", g.input(signature.LONG_CONTEXT), to=ir.DataType.BOOL)
     return g.op("Unsqueeze", rows, g.constant(np.array([1], np.int64)))
+
+
+def cache_scales(g: GraphBuilder, step: Step, i: int) -> tuple[ir.Value, ...]:
+    """What integers of layer `i` stand for, of keys and of values: float32 [1, num_key_value_heads, 1, head_dim]; none of floats."""
+    if step.cache.dtype != signature.INT8:
+        return ()
+    layer = step.cache.layers[i]
+    shape = (1, layer.num_key_value_heads, 1, layer.head_dim)
+    ports = [signature.past(i, kind) for kind in layer.buffers]
+    return tuple(
+        g.stored(f"{port}.scale", "float32", shape, partial(g.recipe.cache_scale, port, shape)) for port in ports
+    )
 
 
 def past_lengths(g: GraphBuilder, step: Step, ids: ir.Value) -> ir.Value:

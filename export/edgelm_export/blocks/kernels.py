@@ -149,8 +149,10 @@ def group_query_attention(
     sinks: ir.Value | None = None,
     scale: float | None = None,
     softcap: float | None = None,
-) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Attention over a static cache or over a whole text: (output, present key, present value).
+    cache_scales: Sequence[ir.Value] = (),
+    writes: bool = True,
+) -> tuple[ir.Value, ...]:
+    """Attention over a static cache or over a whole text: (output, present key, present value), or the output alone.
 
     Args:
         queries: query, key, value, each [batch, sequence, heads * head_dim], or all three packed into the first.
@@ -166,9 +168,21 @@ def group_query_attention(
         sinks: one more score for each head, of a key that has no value, [heads].
         scale: of the scores; 1 / sqrt(head_dim) by default.
         softcap: scores are softcap * tanh(score / softcap).
+        cache_scales: what the integers of a cache of int8 stand for, of keys and of values; none where it holds floats.
+        writes: new keys and values go into the cache; without, there are none, and the kernel copies nothing.
     """
     tables = [None, None] if rotary is None else [rotary.cos, rotary.sin]
-    inputs = [*queries, *past, lengths.seqlens_k, lengths.total_sequence_length, *tables, None, bias, sinks]
+    inputs = [
+        *queries,
+        *past,
+        lengths.seqlens_k,
+        lengths.total_sequence_length,
+        *tables,
+        None,
+        bias,
+        sinks,
+        *cache_scales,
+    ]
     while inputs[-1] is None:
         inputs.pop()
     attributes: dict[str, Any] = {"num_heads": c.num_attention_heads, "kv_num_heads": c.num_key_value_heads}
@@ -180,15 +194,22 @@ def group_query_attention(
         attributes["scale"] = scale
     if softcap is not None:
         attributes["softcap"] = softcap
-    return g.op(
+    if cache_scales:
+        attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+    found = g.op(
         "GroupQueryAttention",
         *inputs,
         domain=CONTRIB,
-        outputs=3,
+        outputs=3 if writes else 1,
         causal=int(causal),
         local_window_size=window or -1,
         **attributes,
     )
+    if not writes:
+        return (found,)
+    for value in found[1:] if cache_scales else ():
+        value.type = ir.TensorType(ir.DataType.INT8)
+    return found
 
 
 def attention_to_cache(

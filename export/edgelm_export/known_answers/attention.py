@@ -15,6 +15,10 @@ _HEAD = 16  # the smallest head whose positions the fused kernel turns itself
 _ROOM = 12  # positions of a cache
 _TOKENS = 7
 _WINDOW = 3  # stands for any window, so that it ends inside of the text
+_SCALES = (
+    0.01,
+    0.02,
+)  # of a cache of 8-bit integers: between them, so that the largest values are cut off in some channels only
 
 
 def group_query_attention(setting: Setting) -> Problem:
@@ -53,30 +57,43 @@ class _Text:
         self._bias = rng.normal(0, 1, (1, heads, _TOKENS, _TOKENS)).astype(np.float32) if bias else None
         angles = np.outer(np.arange(_ROOM), 0.7 ** np.arange(_HEAD // 2))
         self._cos, self._sin = (turn(angles).astype(np.float32) for turn in (np.cos, np.sin))
+        # What integers of a cache stand for, of keys and of values, channel by channel.
+        self._scales = [
+            rng.uniform(*_SCALES, (1, shared, 1, _HEAD)).astype(np.float32)
+            if attributes.get(f"{kind}_quant_type")
+            else None
+            for kind in "kv"
+        ]
 
     def case(self, setting: Setting, past: int, total: int) -> Case:
         """Tokens past..total behind a cache that holds those before them; of a setting without a cache, the first `total`."""
         new = slice(past, total)
         turns = bool(self._attributes.get("do_rotary", 0))
-        q, k = (self._turned(x) if turns else x.astype(np.float64) for x in (self._q, self._k))
+        q, k, v = (x.astype(np.float64) for x in (self._q, self._k, self._v))
+        if turns:
+            q, k = self._turned(q), self._turned(k)
         joined = [x[new].reshape(1, total - past, -1) for x in (self._q, self._k, self._v)]
         queries: list[Array | None] = [*joined]
         if not setting.has(1):
             queries = [np.concatenate(joined, axis=-1), None, None]
-        cache: list[Array | None] = [self._buffer(k, past), self._buffer(self._v, past)]
+        codes = [_codes(x, scale) for x, scale in zip((k, v), self._scales, strict=True)]
+        cache: list[Array | None] = [_buffer(x, past) for x in codes]
         tables: list[Array | None] = [self._cos, self._sin] if turns else [None, None]
         bias = None if self._bias is None else self._bias[:, :, new, :total]
         inputs = [*queries, *(cache if setting.has(3) else (None, None)), *_lengths(total), *tables, None, bias]
-        answer = self._attended(q[new], k[:total], self._v[:total], past)
-        return Case([*inputs, self._sinks], answer)
+        k, v = (_meant(x, scale) for x, scale in zip(codes, self._scales, strict=True))
+        answer = self._attended(q[new], k[:total], v[:total], past)
+        return Case([*inputs, self._sinks, *self._scales], answer)
 
     def cached_case(self, past: int, total: int) -> Case:
-        """Tokens past..total where all keys are in the cache, and are the values as well."""
+        """Tokens past..total where all keys and values are in the cache."""
+        new = slice(past, total)
         none = np.zeros((1, 0, self._k.shape[1] * _HEAD), np.float32)
-        keys = self._buffer(self._k, total)
-        answer = self._attended(self._q[past:total].astype(np.float64), self._k[:total], self._k[:total], past)
-        query = self._q[past:total].reshape(1, total - past, -1)
-        return Case([query, none, none, keys, keys, *_lengths(total)], answer)
+        cache = [_buffer(x, total) for x in (self._k, self._v)]
+        bias = None if self._bias is None else self._bias[:, :, new, :total]
+        answer = self._attended(self._q[new].astype(np.float64), self._k[:total], self._v[:total], past)
+        query = self._q[new].reshape(1, total - past, -1)
+        return Case([query, none, none, *cache, *_lengths(total), None, None, None, bias, self._sinks], answer)
 
     def _attended(self, q: Floats, k: Array, v: Array, past: int) -> Array:
         """Queries [new, heads, size] at positions from `past` on, keys and values [total, shared heads, size] -> [1, new, ...]."""
@@ -100,17 +117,27 @@ class _Text:
             shares = softmax(scores)
         return np.einsum("hqk,khd->qhd", shares, v).reshape(1, len(q), -1)
 
-    def _turned(self, x: Array) -> Floats:
-        return turned(
-            x.astype(np.float64), self._cos, self._sin, interleaved=self._attributes.get("rotary_interleaved", 0)
-        )
+    def _turned(self, x: Floats) -> Floats:
+        return turned(x, self._cos, self._sin, interleaved=self._attributes.get("rotary_interleaved", 0))
 
-    @staticmethod
-    def _buffer(x: Array, count: int) -> Array:
-        """A cache [1, heads, room, size] with the first `count` tokens."""
-        buffer = np.zeros((1, x.shape[1], _ROOM, _HEAD), np.float32)
-        buffer[0, :, :count] = x[:count].swapaxes(0, 1)
-        return buffer
+
+def _buffer(x: Array, count: int) -> Array:
+    """A cache [1, heads, room, size] with the first `count` tokens of x [tokens, heads, size]."""
+    buffer = np.zeros((1, x.shape[1], _ROOM, _HEAD), x.dtype)
+    buffer[0, :, :count] = x[:count].swapaxes(0, 1)
+    return buffer
+
+
+def _codes(x: Floats, scale: Array | None) -> Array:
+    """What a cache holds of keys or values [tokens, heads, size]."""
+    if scale is None:
+        return x.astype(np.float32)
+    return np.clip(np.rint(x / scale[:, :, 0]), -128, 127).astype(np.int8)
+
+
+def _meant(codes: Array, scale: Array | None) -> Floats:
+    """What that stands for."""
+    return codes.astype(np.float64) * (1 if scale is None else scale[:, :, 0])
 
 
 def _lengths(total: int) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -35,6 +35,8 @@ class Recipe:
         compensates: whether blocks of integers are rounded for the error of the product, not of the weights.
         ranges: largest value of each column of a projection's input, by its name, measured on the float graph (calibrate.py).
         moments: the same of their second moments, for rounding that compensates; a function, for they are large.
+        kv_cache: dtype of the KV cache, where it is not that of activations.
+        cache_scales: what its integers stand for, [num_key_value_heads, head_dim] by the name of the buffer's input (cache_scales.py).
     """
 
     name: str
@@ -43,6 +45,8 @@ class Recipe:
     compensates: bool = False
     ranges: Mapping[str, NDArray[np.float32]] | None = field(default=None, repr=False, compare=False)
     moments: Callable[[str], Wide | None] | None = field(default=None, repr=False, compare=False)
+    kv_cache: str | None = None
+    cache_scales: Mapping[str, NDArray[np.float32]] | None = field(default=None, repr=False, compare=False)
     _decided: set[int] = field(default_factory=set[int], repr=False, compare=False)
 
     def format_for(self, name: str) -> Format:
@@ -71,6 +75,12 @@ class Recipe:
         """What the rounding of the weight called `name` may make up for its errors with; None where nothing is known."""
         moments = None if self.moments is None or not form.compensates else self.moments(name)
         return None if moments is None else Compensation(moments)
+
+    def cache_scale(self, port: str, shape: Sequence[int]) -> Iterable[NDArray[np.float32]]:
+        """The scales of a cache buffer in that shape, as a store takes them."""
+        if self.cache_scales is None:
+            raise TypeError("the scales of the KV cache have not been measured")
+        return [self.cache_scales[port].reshape(shape)]
 
     @property
     def rounds_inputs(self) -> bool:
@@ -115,7 +125,8 @@ class Recipe:
     def as_manifest(self) -> dict[str, Any]:
         """Plain data for the manifest."""
         calibrated = {"calibrated": True} if self.moments is not None else {}
-        return {"name": self.name, **calibrated, "rules": [list(rule) for rule in self.rules]}
+        cache = {} if self.kv_cache is None else {"kv_cache": self.kv_cache}
+        return {"name": self.name, **calibrated, **cache, "rules": [list(rule) for rule in self.rules]}
 
 
 def preset(precision: str, num_hidden_layers: int, block_size: int | None = None, family: str = "decoder") -> Recipe:
@@ -167,7 +178,8 @@ def recipe_of(name: str, forms: Mapping[str, str], known: Recipe) -> Recipe:
     usual = {kind: counted.most_common(1)[0][0] for kind, counted in kinds.items()}
     odd = [(weight, form) for weight, form in forms.items() if form != usual[_kind(weight)]]
     rest = [*_ROUTERS, _EXPERTS, ("*", "int8-b128")]
-    return replace(known, name=name, rules=(*odd, *usual.items(), *rest), optional=len(usual) + len(rest))
+    rules = (*odd, *usual.items(), *rest)
+    return replace(known, name=name, rules=rules, optional=len(usual) + len(rest), _decided=set[int]())
 
 
 def _kind(weight: str) -> str:

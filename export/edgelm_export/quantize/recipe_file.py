@@ -12,7 +12,7 @@ from edgelm.errors import InvalidOption
 from edgelm_export.quantize.formats import find_format
 from edgelm_export.quantize.recipe import Recipe, preset
 
-_KEYS = ("name", "precision", "calibrated", "rules")
+_KEYS = ("name", "precision", "calibrated", "kv_cache", "rules")
 
 
 def recipe_from_file(
@@ -21,7 +21,7 @@ def recipe_from_file(
     """A recipe written by a user or by `recipe_text`, as TOML or JSON.
 
     Its keys: `rules`, a table of glob = format; `precision`, the preset for what no rule matches; `name`, the file's by default;
-    `calibrated`, whether codes are chosen by what the inputs look like.
+    `calibrated`, whether codes are chosen by what the inputs look like; `kv_cache`, the dtype of the KV cache.
 
     Raises:
         InvalidOption: the file cannot be read, or holds something else.
@@ -41,6 +41,9 @@ def recipe_from_file(
         raise InvalidOption(f"{path}: 'name' must be a text, as in name = \"mine\"")
     if not isinstance(calibrated, bool):
         raise InvalidOption(f"{path}: 'calibrated' must be true or false")
+    kv_cache = raw.get("kv_cache")
+    if not isinstance(kv_cache, str | None):
+        raise InvalidOption(f"{path}: 'kv_cache' must be a text, as in kv_cache = \"int8\"")
     try:
         for form in rules.values():
             find_format(form)
@@ -49,7 +52,8 @@ def recipe_from_file(
             base = preset(str(raw["precision"]), num_hidden_layers, block_size, family)
     except InvalidOption as error:
         raise InvalidOption(f"{path}: {error}") from error
-    return Recipe(name, (*rules.items(), *base.rules), optional=len(base.rules), compensates=calibrated)
+    every = (*rules.items(), *base.rules)
+    return Recipe(name, every, optional=len(base.rules), compensates=calibrated, kv_cache=kv_cache)
 
 
 def write_recipe(path: Path, recipe: Mapping[str, Any]) -> None:
@@ -72,6 +76,7 @@ def recipe_text(recipe: Mapping[str, Any]) -> str:
         "# Formats of weights; the first rule whose pattern matches a name decides. Read by: edgelm export --recipe FILE",
         f"name = {json.dumps(recipe['name'])}",
         f"calibrated = {json.dumps(recipe.get('calibrated', False))}",
+        *([f"kv_cache = {json.dumps(recipe['kv_cache'])}"] if "kv_cache" in recipe else []),
         "",
         "[rules]",
         *(f"{json.dumps(pattern)} = {json.dumps(form)}" for pattern, form in recipe["rules"]),
