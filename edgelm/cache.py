@@ -220,9 +220,8 @@ class StaticKVCache:
                 length = self.lengths[parent]
                 new[row, :, :length] = before[position][parent, :, :length]
             if before and self._memory is HOST_MEMORY:
-                before[position] = (
-                    new  # or the whole cache would lie there twice; a device may run full, and then what was there stays
-                )
+                # Or the whole cache would lie there twice. A device may run full, and then what was there has to stay.
+                before[position] = new
             buffers.append(new)
         self._buffers, self.max_length = buffers, max_length
 
