@@ -23,9 +23,9 @@ FLOAT_TOLERANCE = 1e-4
 GREEDY: dict[str, Any] = {"temperature": 0.0, "repetition_penalty": 1.0}
 
 
-def export_and_load(source: Path, out: Path, precision: str = "fp32") -> DecoderModel:
+def export_and_load(source: Path, out: Path, precision: str = "fp32", **options: Any) -> DecoderModel:
     """The package of a checkpoint, unverified, on one thread: tests compare it themselves."""
-    edgelm.export(source, out, precision=precision, verify=False)
+    edgelm.export(source, out, precision=precision, verify=False, **options)
     return edgelm.load(out, device="cpu", threads=1)
 
 

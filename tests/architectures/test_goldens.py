@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from edgelm import decode, signature
+from edgelm import decode
 from edgelm.text_generation import DecoderModel
 from tests.architectures.decoder_configs import decoder_types
 from tests.architectures.running import (
@@ -21,9 +20,9 @@ from tests.architectures.running import (
     Logits,
     distance,
     export_and_load,
-    prefill_feeds,
     step_logits,
 )
+from tests.architectures.ways import check_padded_rows, check_ragged_batch, check_shared_batch
 from tests.golden.cases import golden_cases
 from tests.golden.encoder_cases import encoder_golden_cases
 from tests.golden.moe_cases import moe_cases
@@ -113,39 +112,17 @@ def test_logits_survive_the_growth_of_the_cache(case: str, exported: Exported) -
 
 @every_case
 def test_rows_of_a_ragged_batch_equal_single_sequences(case: str, exported: Exported) -> None:
-    model, ids, tokens = exported(case), prompt_of(case), expected(case)["tokens"].tolist()
-    prompts = [ids[:3], ids, ids[5:22]]
-    decoder = model.decoder(len(prompts))
-    batch = [np.stack([decoder.prefill(row, prompt).copy() for row, prompt in enumerate(prompts)])]
-    batch += [decoder.step([token] * len(prompts)).copy() for token in tokens]
-    for row, prompt in enumerate(prompts):
-        found = np.stack([step[row] for step in batch])
-        assert distance(found, step_logits(model, prompt, tokens)) < FLOAT_TOLERANCE
+    check_ragged_batch(exported(case), prompt_of(case), expected(case)["tokens"].tolist())
 
 
 @every_case
 def test_a_batch_generates_what_its_prompts_generate_alone(case: str, exported: Exported) -> None:
-    model, ids = exported(case), prompt_of(case)
-    prompts = [ids[:3], ids, ids[5:22]]
-    free = [model.generate(prompt, max_new_tokens=16, eos_token_id=(), **GREEDY).token_ids for prompt in prompts]
-    # Ending tokens that the first two rows reach at different steps, so that rows leave the batch and others move up.
-    options = {"max_new_tokens": 16, "eos_token_id": [free[0][2], free[1][7]], **GREEDY}
-    alone = [model.generate(prompt, **options).token_ids for prompt in prompts]
-    assert len({len(tokens) for tokens in alone}) > 1
-    assert [done.token_ids for done in model.generate(prompts, **options)] == alone
+    check_shared_batch(exported(case), prompt_of(case))
 
 
 @every_case
 def test_padded_rows_equal_unpadded_ones(case: str, exported: Exported) -> None:
-    model, ids = exported(case), prompt_of(case)
-    prompts = [ids[:9], ids]
-    if any(layer.window for layer in model.package.manifest.kv_cache.layers):  # the kernel wants such rows fed alone
-        with pytest.raises(Exception, match="too small for sequence_length"):
-            padded_prefill(model, prompts)
-        return
-    found = padded_prefill(model, prompts)
-    for row, prompt in enumerate(prompts):
-        assert distance(found[row, : len(prompt)], model.logits(prompt)) < FLOAT_TOLERANCE
+    check_padded_rows(exported(case), prompt_of(case))
 
 
 @every_case
@@ -170,13 +147,6 @@ def test_goldens_are_those_of_the_table() -> None:
 @every_case
 def test_goldens_are_small(case: str) -> None:
     assert sum(file.stat().st_size for file in (GOLDENS / case).iterdir()) < SIZE_LIMIT
-
-
-def padded_prefill(model: DecoderModel, prompts: list[list[int]]) -> Logits:
-    """One call of the graph itself with short rows padded on the right: logits [rows, longest, vocab_size]."""
-    feeds = prefill_feeds(model.package.manifest.kv_cache, prompts)
-    session = onnxruntime.InferenceSession(model.package.program("decoder"), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run([signature.LOGITS], feeds)[0])
 
 
 def _spread_error(found: Logits, reference: Logits) -> float:

@@ -13,8 +13,9 @@ import pytest
 import edgelm
 from edgelm.errors import InvalidOption
 from edgelm.text_generation import DecoderModel
-from tests.architectures.running import FLOAT_TOLERANCE, GREEDY, distance, step_logits
-from tests.architectures.test_goldens import CASES, GOLDENS, expected, padded_prefill, prompt_of
+from tests.architectures.running import FLOAT_TOLERANCE, GREEDY, distance, export_and_load, step_logits
+from tests.architectures.test_goldens import CASES, GOLDENS, expected, prompt_of
+from tests.architectures.ways import check_padded_rows, check_ragged_batch, check_shared_batch
 
 # Root mean square error of the logits relative to their spread, against the float cache. Most cases have 0.01 to 0.03; random tensors
 # have no mean to which keys could be near, and a mixture's router sends some tokens elsewhere.
@@ -31,9 +32,7 @@ every_case = pytest.mark.parametrize("case", [case for case in CASES if case not
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     @cache
     def load(case: str, kv_cache: str | None = "int8") -> DecoderModel:
-        out = tmp_path_factory.mktemp(case)
-        edgelm.export(GOLDENS / case, out, precision="fp32", verify=False, kv_cache=kv_cache)
-        return edgelm.load(out, device="cpu", threads=1)
+        return export_and_load(GOLDENS / case, tmp_path_factory.mktemp(case) / "out", kv_cache=kv_cache)
 
     return load
 
@@ -57,27 +56,12 @@ def test_steps_and_chunks_equal_one_prefill(case: str, loaded: Loaded) -> None:
 
 @every_case
 def test_rows_of_a_ragged_batch_equal_single_sequences(case: str, loaded: Loaded) -> None:
-    model, ids, tokens = loaded(case), prompt_of(case), expected(case)["tokens"].tolist()
-    prompts = [ids[:3], ids, ids[5:22]]
-    decoder = model.decoder(len(prompts))
-    batch = [np.stack([decoder.prefill(row, prompt).copy() for row, prompt in enumerate(prompts)])]
-    batch += [decoder.step([token] * len(prompts)).copy() for token in tokens]
-    for row, prompt in enumerate(prompts):
-        found = np.stack([step[row] for step in batch])
-        assert distance(found, step_logits(model, prompt, tokens)) < FLOAT_TOLERANCE
+    check_ragged_batch(loaded(case), prompt_of(case), expected(case)["tokens"].tolist())
 
 
 @every_case
 def test_padded_rows_equal_unpadded_ones(case: str, loaded: Loaded) -> None:
-    model, ids = loaded(case), prompt_of(case)
-    prompts = [ids[:9], ids]
-    if any(layer.window for layer in model.package.manifest.kv_cache.layers):  # the kernel wants such rows fed alone
-        with pytest.raises(Exception, match="too small for sequence_length"):
-            padded_prefill(model, prompts)
-        return
-    found = padded_prefill(model, prompts)
-    for row, prompt in enumerate(prompts):
-        assert distance(found[row, : len(prompt)], model.logits(prompt)) < FLOAT_TOLERANCE
+    check_padded_rows(loaded(case), prompt_of(case))
 
 
 @pytest.mark.parametrize("case", ["llama", "gptj", "phi3-partial", "gpt2", "bloom", "mistral-sliding-window"])
@@ -109,14 +93,7 @@ def test_beams_exchange_their_rows(case: str, loaded: Loaded) -> None:
 
 @pytest.mark.parametrize("case", ["llama", "mistral-sliding-window"])
 def test_requests_that_share_a_batch_get_what_each_gets_alone(case: str, loaded: Loaded) -> None:
-    model, ids = loaded(case), prompt_of(case)
-    prompts = [ids[:3], ids, ids[5:22]]
-    free = [model.generate(prompt, max_new_tokens=16, eos_token_id=(), **GREEDY).token_ids for prompt in prompts]
-    # Rows leave the batch at different steps, and others move up.
-    options = {"max_new_tokens": 16, "eos_token_id": [free[0][2], free[1][7]], **GREEDY}
-    alone = [model.generate(prompt, **options).token_ids for prompt in prompts]
-    assert len({len(tokens) for tokens in alone}) > 1
-    assert [done.token_ids for done in model.generate(prompts, **options)] == alone
+    check_shared_batch(loaded(case), prompt_of(case))
 
 
 def test_the_cache_takes_a_quarter(loaded: Loaded) -> None:
