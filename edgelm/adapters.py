@@ -16,15 +16,12 @@ from numpy.typing import NDArray
 from edgelm import signature
 from edgelm.cuda import host_dtype
 from edgelm.errors import InvalidOption, ManifestError
-from edgelm.session import Program
+from edgelm.session import DTYPES, Program
 
 if TYPE_CHECKING:
     from edgelm.package import Package
 
 _LARGEST_RANK = 2**20
-
-# As ONNX Runtime spells what factors may be, for they are activations.
-_ACTIVATIONS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(bfloat16)": "bfloat16"}
 
 Factors = Mapping[str, NDArray[Any]]
 
@@ -123,8 +120,10 @@ def _is_rank(value: Any) -> bool:
 def no_adapter(program: Program) -> Factors:
     """What to bind where no adapter is wanted: factors of rank 0. Nothing for a program that takes none."""
     sizes = _sizes(program)
-    kind = next((program.types[signature.lora_a(name)] for name in sizes), "tensor(float)")
-    return _slices(np.zeros(0, host_dtype(_ACTIVATIONS[kind])), sizes, dict.fromkeys(sizes, 0))
+    if not sizes:
+        return {}
+    dtype = DTYPES[program.types[signature.lora_a(next(iter(sizes)))]]
+    return _slices(np.zeros(0, host_dtype(dtype)), sizes, dict.fromkeys(sizes, 0))
 
 
 def _sizes(program: Program) -> dict[str, tuple[int, int]]:

@@ -8,13 +8,8 @@ from dataclasses import dataclass
 from edgelm import signature, tasks
 from edgelm.manifest import Manifest
 from edgelm.rows import DECODER, ENCODER, FIRST
-from edgelm.session import Program
+from edgelm.session import TENSOR_TYPES, Program
 from edgelm.signature import Port
-
-_ORT_TYPES = {
-    "float32": "float", "float16": "float16", "bfloat16": "bfloat16", "int64": "int64", "int32": "int32",
-    "int8": "int8",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ def _mismatches(kind: str, ports: Iterable[Port], given: Mapping[str, object]) -
             continue
         node = given[port.name]
         dtype, shape = str(getattr(node, "type", "")), list(getattr(node, "shape", None) or [])
-        if dtype != f"tensor({_ORT_TYPES[port.dtype]})":
+        if dtype != TENSOR_TYPES[port.dtype]:
             found.append(f"{kind} {port.name} is {dtype}, not {port.dtype}")
         elif len(shape) != len(port.shape) or any(
             isinstance(wanted, int) and isinstance(size, int) and size != wanted

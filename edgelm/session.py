@@ -283,7 +283,14 @@ _TOO_LARGE = (
     "the model does not fit: export it with fewer bits (--precision), or take a GPU with more memory (--device cuda:1)"
 )
 _OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory", "Available memory of")
-_BFLOAT16, _BFLOAT16_ELEMENT = "tensor(bfloat16)", 16
+# What elements of arrays are called, here and in ONNX Runtime.
+TENSOR_TYPES = {
+    "float32": "tensor(float)", "float16": "tensor(float16)", "bfloat16": "tensor(bfloat16)",
+    "int64": "tensor(int64)", "int32": "tensor(int32)", "int8": "tensor(int8)",
+}  # fmt: skip
+DTYPES = {kind: dtype for dtype, kind in TENSOR_TYPES.items()}
+
+_BFLOAT16, _BFLOAT16_ELEMENT = TENSOR_TYPES["bfloat16"], 16
 
 
 def _host_array(found: Any) -> NDArray[Any]:
