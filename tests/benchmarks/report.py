@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and its pictures, from the result files in docs/benchmarks/: `python tests/benchmarks/report.py`."""
+"""docs/benchmarks.md, its pictures and README's tables, from the result files in docs/benchmarks/: `python tests/benchmarks/report.py`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from report_decoders import floor, loop, speed, speed_picture
 from report_encoders import encoders, encoders_picture
 from report_generation import constrained, lookup, sampler, start
 from report_mixtures import latent, mixtures
+from report_readme import write_readme
 from report_seq2seq import seq2seq
 
 HEAD = """# Benchmarks
@@ -26,7 +27,7 @@ disk. Dense: random weights in the shapes of Llama 3.1 8B. The mixture is a spar
 
 
 def write_report(docs: Path) -> None:
-    """Writes docs/benchmarks.md, and a picture beside each result file that has one."""
+    """Writes docs/benchmarks.md, a picture beside each result file that has one, and the tables of the README beside `docs`."""
     folder = docs / "benchmarks"
     results = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
     sections = {
@@ -51,6 +52,7 @@ def write_report(docs: Path) -> None:
     for name, draw in pictures.items():
         if name in results:
             (folder / f"{name}.svg").write_text(draw(results[name]), encoding="utf-8")
+    write_readme(docs.parent / "README.md", results)
 
 
 def memory(result: Mapping[str, Any]) -> str:

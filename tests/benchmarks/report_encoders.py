@@ -48,10 +48,26 @@ def encoders(result: Mapping[str, Any]) -> str:
 
 def encoders_picture(result: Mapping[str, Any]) -> str:
     points = [
-        (name, max(0.0, 1 - entry["quality"]["mean_cosine"]), _fastest(entry, "sentences")[0]["median"])
+        (name, max(0.0, 1 - entry["quality"]["mean_cosine"]), fastest(entry, "sentences")[0]["median"])
         for name, entry in result["contenders"].items()
     ]
     return picture(points, "1 - mean cosine", "sentences/s")
+
+
+def fastest(entry: Mapping[str, Any], mix: str) -> tuple[Mapping[str, float], str]:
+    """Texts a second in the order with the higher median, and what they are called."""
+    keys = [rate_key(mix, order) for order in ORDERS if rate_key(mix, order) in entry["summary"]]
+    key = max(keys, key=lambda key: entry["summary"][key]["median"])
+    return entry["summary"][key], key
+
+
+def by_speed(contenders: Contenders, mix: str) -> list[str]:
+    """One name for each package, the way to run it that was its fastest; the fastest of all first."""
+    ranked = sorted(contenders, key=lambda name: -fastest(contenders[name], mix)[0]["median"])
+    best: dict[str, str] = {}
+    for name in ranked:
+        best.setdefault(contenders[name]["package"], name)
+    return [*best.values()]
 
 
 def _speeds(contenders: Contenders, mixes: Sequence[str]) -> str:
@@ -61,7 +77,7 @@ def _speeds(contenders: Contenders, mixes: Sequence[str]) -> str:
             f"{entry['bytes'] / 1e6:.1f}",
             f"{entry['quality']['mean_cosine']:.6f}",
             f"{entry['quality']['worst_cosine']:.6f}",
-            *(spread(_fastest(entry, mix)[0], 0) for mix in mixes),
+            *(spread(fastest(entry, mix)[0], 0) for mix in mixes),
             f"{entry['summary']['load_s']['median']:.2f}",
             f"{entry['summary']['peak_rss_mib']['median']:.0f}",
         ]
@@ -117,17 +133,10 @@ def _ours(contenders: Contenders) -> list[str]:
 
 def _best(contenders: Contenders, ways: Sequence[str], mix: str) -> list[float]:
     """Texts a second, round by round, of the way to run a peer's package that has the highest median."""
-    name = max(ways, key=lambda name: _fastest(contenders[name], mix)[0]["median"])
+    name = next(name for name in by_speed(contenders, mix) if name in ways)
     return _by_round(contenders[name], mix)
 
 
-def _fastest(entry: Mapping[str, Any], mix: str) -> tuple[Mapping[str, float], str]:
-    """Texts a second in the order with the higher median, and what they are called."""
-    keys = [rate_key(mix, order) for order in ORDERS if rate_key(mix, order) in entry["summary"]]
-    key = max(keys, key=lambda key: entry["summary"][key]["median"])
-    return entry["summary"][key], key
-
-
 def _by_round(entry: Mapping[str, Any], mix: str) -> list[float]:
-    key = _fastest(entry, mix)[1]
+    key = fastest(entry, mix)[1]
     return [one[key] for one in entry["rounds"]]
