@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class Weight:
         Raises:
             CheckpointError: it holds NaN or infinity.
         """
-        return next(self._pieces([(0, math.prod(self.shape[:1]))], not_finite))
+        return self._piece(0, math.prod(self.shape[:1]), self._updates(), not_finite)
 
     def chunks(self, flaw: Callable[[Array], str | None]) -> Iterator[Array]:
         """The tensor's rows in order, in pieces of bounded size; one of a stack comes whole, and a transformed one, for its rows move.
@@ -51,7 +52,20 @@ class Weight:
         Raises:
             CheckpointError: `flaw` says what is wrong with a piece.
         """
-        yield from self._pieces([(0, self.shape[0])] if self._whole else row_ranges(self.shape), flaw)
+        updates = self._updates()
+        for start, stop in [(0, self.shape[0])] if self._whole else row_ranges(self.shape):
+            yield self._piece(start, stop, updates, flaw)
+
+    def promised(self, flaw: Callable[[Array], str | None], rows: int) -> Iterator[Callable[[], Array]]:
+        """What reads the same, so many rows at a time, from any thread; what comes whole is read before."""
+        updates = self._updates()
+        whole = self._piece(0, self.shape[0], updates, flaw) if self._whole else None
+        for start in range(0, self.shape[0], rows):
+            stop = min(start + rows, self.shape[0])
+            if whole is None:
+                yield partial(self._piece, start, stop, updates, flaw)
+            else:
+                yield partial(whole.__getitem__, slice(start, stop))
 
     @property
     def largest_piece(self) -> int:
@@ -63,13 +77,16 @@ class Weight:
     def _whole(self) -> bool:
         return self.transform is not None or self.index is not None
 
-    def _pieces(self, ranges: Iterable[tuple[int, int]], flaw: Callable[[Array], str | None]) -> Iterator[Array]:
-        updates = [update.read() for update in self.merged]
-        for start, stop in ranges:
-            values = self._rows(start, stop)
-            for a, b in updates:
-                values = with_update(values, a, b[start:stop])
-            yield self._checked(values, flaw)
+    def _updates(self) -> list[tuple[Array, Array]]:
+        return [update.read() for update in self.merged]
+
+    def _piece(
+        self, start: int, stop: int, updates: Sequence[tuple[Array, Array]], flaw: Callable[[Array], str | None]
+    ) -> Array:
+        values = self._rows(start, stop)
+        for a, b in updates:
+            values = with_update(values, a, b[start:stop])
+        return self._checked(values, flaw)
 
     @property
     def as_stored(self) -> bool:

@@ -29,6 +29,13 @@ def squared_error(form: Format, rows: np.ndarray) -> float:
     return float(np.square(round_trip(form, rows) - rows, dtype=np.float64).sum())
 
 
+def round_to(blocks: np.ndarray, scale: np.ndarray, zero: np.ndarray | float = 8) -> rounding.Rounded:
+    """Plain rounding to the nearest of 16 codes on a grid whose scale is a float16."""
+    scale = scale.astype(np.float16).astype(np.float32)
+    codes = np.clip(np.rint(blocks / scale + zero), 0, 15).astype(np.float32)
+    return rounding.Rounded(scale, np.full_like(scale, 1) * zero, codes)
+
+
 def block_errors(blocks: np.ndarray, found: rounding.Rounded) -> np.ndarray:
     """Squared error of each block."""
     return np.square((found.codes - found.zero) * found.scale - blocks, dtype=np.float64).sum(0)
@@ -205,13 +212,13 @@ def test_search_is_never_worse_than_plain_rounding(shape: str) -> None:
         return block_errors(blocks, found)
 
     slack = 1.0001  # candidates are compared by sums in float32
-    plain = rounding.round_to(blocks, 4, -np.take_along_axis(blocks, np.abs(blocks).argmax(0)[None], 0)[0] / 8)
+    plain = round_to(blocks, -np.take_along_axis(blocks, np.abs(blocks).argmax(0)[None], 0)[0] / 8)
     assert (errors(rounding.symmetric(blocks, 4)) <= errors(plain) * slack).all()
     low, high = np.minimum(blocks.min(0), 0), np.maximum(blocks.max(0), 0)
     scale = ((high - low) / 15).astype(np.float16).astype(np.float32)
-    plain = rounding.round_to(blocks, 4, scale, np.rint(-low / scale))
+    plain = round_to(blocks, scale, np.rint(-low / scale))
     assert (errors(rounding.asymmetric(blocks, 4)) <= errors(plain) * slack).all()
-    plain = rounding.round_to(blocks, 4, scale, -low / scale)
+    plain = round_to(blocks, scale, -low / scale)
     assert (errors(rounding.affine(blocks, 4)) <= errors(plain) * slack).all()
 
 

@@ -13,7 +13,7 @@ columns carry what a whole zero point cannot say. So affine blocks (weight = cod
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -32,9 +32,9 @@ Bytes = NDArray[np.uint8]
 Scales = NDArray[Any]  # of the format's scale_dtype
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
-# Rows are rounded so many values or blocks at a time: what a search needs stays in the second-level cache. With more than 4,096
-# blocks NumPy (2.4) takes half the time to multiply or add one number a block; below, it copies them first.
-_CHUNK_VALUES, _CHUNK_BLOCKS = 1 << 18, 4224
+# Rows are rounded so many values at a time. With fewer, threads hand the interpreter's lock to each other more often than is worth the
+# second-level cache; these are more than 4,096 blocks of 128, below which NumPy (2.4) copies one number a block before it multiplies.
+_CHUNK_VALUES = 4224 * 128
 _LARGEST_SCALE = float(np.finfo(np.float16).max)
 
 
@@ -143,8 +143,13 @@ class Format:
 
         They get the grids nearest to them, the squares of a column counting by its `importance` [k].
         """
-        cut = (rows[start:stop] for rows in pieces for start, stop in self._pieces(*rows.shape))
+        steps = ((rows, self.rows_at_once(rows.shape[1])) for rows in pieces)
+        cut = (rows[start : start + step] for rows, step in steps for start in range(0, max(1, len(rows)), step))
         return in_order(partial(self._piece, importance=importance), cut)
+
+    def quantize_promised(self, pieces: Iterable[Callable[[], Rows]]) -> Iterator[Quantized]:
+        """The same of pieces that the threads read themselves; `rows_at_once` says how large they should be."""
+        return in_order(lambda read: self._piece(read(), None), pieces)
 
     def dequantize(self, stored: Quantized, k: int) -> Rows:
         """The rows [n, k] that the kernels compute with."""
@@ -198,6 +203,9 @@ class Format:
 
     def _piece(self, rows: Rows, importance: Rows | None) -> Quantized:
         n, size = len(rows), self.block_size or rows.shape[1]
+        if self.bits == 8:
+            scale, codes = rounding.nearest_bytes(_padded(rows, size).reshape(-1, size))
+            return Quantized(codes.reshape(n, -1, size), _scales(scale, n), None)
         columns = _columns(rows, size)
         counts = None if importance is None else np.tile(_shares(_columns(importance[None], size)), n)
         if self.symmetric:
@@ -216,11 +224,9 @@ class Format:
             whole = np.pad(whole, ((0, 0), (0, scales.shape[1] - whole.shape[1])), constant_values=1 << (self.bits - 1))
         return Quantized(packed, scales, pack_padded(whole.astype(np.uint8), self.bits))
 
-    def _pieces(self, n: int, k: int) -> Iterator[tuple[int, int]]:
-        blocks = -(-k // (self.block_size or k))
-        step = max(1, min(_CHUNK_VALUES // max(1, k), -(-_CHUNK_BLOCKS // blocks)))
-        for start in range(0, max(1, n), step):
-            yield start, start + step
+    def rows_at_once(self, k: int) -> int:
+        """How many rows of k columns are best rounded together."""
+        return max(1, _CHUNK_VALUES // max(1, k))
 
 
 def find_format(name: str) -> Format:
@@ -293,9 +299,12 @@ FORMATS: Mapping[str, Format] = {form.name: form for form in (*_FLOATS, *_BLOCKS
 
 def _columns(rows: Rows, block_size: int) -> Rows:
     """[n, k] -> [block_size, n * blocks], zeros in the padding of the last block."""
+    return np.ascontiguousarray(_padded(rows, block_size).reshape(-1, block_size).T)
+
+
+def _padded(rows: Rows, block_size: int) -> Rows:
     k = rows.shape[1]
-    padded = np.pad(rows, ((0, 0), (0, -k % block_size))) if k % block_size else rows
-    return np.ascontiguousarray(padded.reshape(-1, block_size).T)
+    return np.pad(rows, ((0, 0), (0, -k % block_size))) if k % block_size else rows
 
 
 def _shares(importance: Rows) -> Rows:

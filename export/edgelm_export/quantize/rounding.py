@@ -123,11 +123,9 @@ class Blocks:
 
 
 def symmetric(values: Array, bits: int, importance: Array | None = None) -> Rounded:
-    """Zero point 2^(bits-1). Eight bits: round to nearest; fewer: searched scale, starting where the largest value is the lowest code."""
+    """Zero point 2^(bits-1): searched scale, starting where the largest value is the lowest code."""
     half = float(1 << (bits - 1))
     low, high = values.min(0), values.max(0)
-    if bits == 8:  # the largest value is code 255 or 1, as in Q8_0, whose integers are thus kept
-        return round_to(values, bits, np.maximum(high, -low) / np.float32(half - 1))
     zero = np.full(values.shape[1], half, np.float32)
     blocks = Blocks(values, bits, importance)
     lowest = _largest(values, low, high) / np.float32(-half)
@@ -153,11 +151,23 @@ def affine(values: Array, bits: int, importance: Array | None = None) -> Rounded
     return blocks.rounded(_affine(blocks, *_range(values)))
 
 
-def round_to(values: Array, bits: int, scale: Array, zero: Array | None = None) -> Rounded:
-    """Round to nearest on a given grid, its scale as float16; zero point 2^(bits-1) by default."""
-    half = np.full_like(scale, 1 << (bits - 1))
-    scale, zero = _storable(scale), half if zero is None else zero
-    return Rounded(scale, zero, _codes(values, scale, zero, np.float32((1 << bits) - 1), np.empty_like(values)))
+def nearest_bytes(values: Array) -> tuple[Array, npt.NDArray[np.uint8]]:
+    """Scales [count] and 8-bit codes of blocks [count, block_size], as they lie in rows: round to nearest, zero point 128.
+
+    The largest value is code 255 or 1, as in Q8_0, whose integers are thus kept.
+    """
+    codes = np.abs(values)
+    largest = codes
+    while (
+        largest.shape[1] % 2 == 0
+    ):  # by halves, for NumPy takes longer along a short row than from one half to the other
+        half = largest.shape[1] // 2
+        largest = np.maximum(largest[:, :half], largest[:, half:])
+    scale = _storable(largest.max(1) / np.float32(127))
+    np.multiply(values, _inverse(scale)[:, None], out=codes)
+    codes += np.float32(128)
+    np.rint(codes, out=codes)
+    return scale, np.clip(codes, np.float32(0), np.float32(255), out=codes).astype(np.uint8)
 
 
 def _affine(blocks: Blocks, low: Array, high: Array) -> Fit:
