@@ -144,7 +144,7 @@ class Program:
         except Exception as error:  # ONNX Runtime raises bare and undocumented types
             raise _out_of_memory(error, self.provider, self.memory) or error from error
 
-    def run_bound(self, io: Any, options: Any) -> None:
+    def run_bound(self, io: Any, options: onnxruntime.RunOptions | None) -> None:
         """Executes the graph on what is bound."""
         with self._explained():
             self.session.run_with_iobinding(io, options)
@@ -168,8 +168,10 @@ class Binding:
         self._sent: list[tuple[DeviceArray, NDArray[Any]]] = []
         self._fetched: list[tuple[DeviceArray, NDArray[Any]]] = []
         self._bound_again: list[str] = []
-        self._options = onnxruntime.RunOptions()
+        # Only where they say something: ONNX Runtime 1.32 takes 0.12 ms to find no such entry in them.
+        self._options: onnxruntime.RunOptions | None = None
         if program.captures:
+            self._options = onnxruntime.RunOptions()
             self._options.add_run_config_entry("gpu_graph_id", "-1" if graph is None else str(graph))
         if graph is not None:
             weakref.finalize(self, program.session.release_captured_graph, graph)
