@@ -14,6 +14,7 @@ from typing import Protocol
 
 from edgelm.decode import PREFILL_CHUNK
 from edgelm.errors import EdgeLMError, GenerationError
+from edgelm.host_memory import FREED_MEMORY
 from edgelm.prefix_cache import PrefixCache
 from edgelm.protocols import DecoderRows, Logits
 from edgelm.search import Batch, Choice, Draft, Search
@@ -156,6 +157,7 @@ class Scheduler:
             while self._obey():
                 self._read()
                 self._step()
+            FREED_MEMORY.give_back()
         except EdgeLMError as error:  # a device without room; those who wait are told, and the next job starts anew
             self._fail(error)
         except BaseException as error:  # ours, and nobody may wait for ever because of it

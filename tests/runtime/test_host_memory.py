@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import mmap
 import os
+import platform
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgelm.host_memory import HOST_MEMORY, buffer
+from edgelm.host_memory import HOST_MEMORY, FreedMemory, buffer
 
 LARGE = (8, 64, 1024)  # 2 MiB of float32
 
@@ -65,6 +66,25 @@ def test_a_child_process_does_not_write_into_its_parents_buffers() -> None:
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     assert not array.any()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc is asked")
+def test_freed_memory_goes_back_to_the_system_but_not_all_the_time() -> None:
+    freed = FreedMemory(rest=60)
+    assert _given_back(freed) > 24 << 20
+    assert _given_back(freed) < 8 << 20  # it was asked just now
+    assert _given_back(FreedMemory()) > 24 << 20
+
+
+def _given_back(freed: FreedMemory) -> int:
+    """Bytes that go back to the system when 32 MiB between arrays that live on are free."""
+    arrays = [np.ones(8 << 10, np.float32) for _ in range(1024)]
+    between = arrays[::64]
+    del arrays
+    before = resident()
+    freed.give_back()
+    assert all(array.all() for array in between)
+    return before - resident()
 
 
 def resident() -> int:
