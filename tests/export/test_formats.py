@@ -33,7 +33,7 @@ def round_to(blocks: np.ndarray, scale: np.ndarray, zero: np.ndarray | float = 8
     """Plain rounding to the nearest of 16 codes on a grid whose scale is a float16."""
     scale = scale.astype(np.float16).astype(np.float32)
     codes = np.clip(np.rint(blocks / scale + zero), 0, 15).astype(np.float32)
-    return rounding.Rounded(scale, np.full_like(scale, 1) * zero, codes)
+    return rounding.Rounded(scale, np.broadcast_to(zero, scale.shape).astype(np.float32), codes)
 
 
 def block_errors(blocks: np.ndarray, found: rounding.Rounded) -> np.ndarray:
