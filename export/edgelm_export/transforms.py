@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Transform = Callable[[Array], Array]
+Promise = Callable[[], Array]  # what reads it
 
 
 @dataclass(frozen=True)

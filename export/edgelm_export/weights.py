@@ -14,7 +14,7 @@ from edgelm.errors import CheckpointError, MissingWeights, UnusedWeights, WrongS
 from edgelm_export.checkpoint.base import Checkpoint, Codes, Grid, LazyTensor
 from edgelm_export.low_rank import LowRank, Updates, with_update
 from edgelm_export.names import NameMap, Rows, Source, source_of
-from edgelm_export.transforms import Array, RowOrder, Transform
+from edgelm_export.transforms import Array, Promise, RowOrder, Transform
 from edgelm_export.wording import listed
 
 _CHUNK_BYTES = 16 << 20  # rows are read, quantized and written in pieces of about this many float32 bytes
@@ -56,7 +56,7 @@ class Weight:
         for start, stop in [(0, self.shape[0])] if self._whole else row_ranges(self.shape):
             yield self._piece(start, stop, updates, flaw)
 
-    def promised(self, flaw: Callable[[Array], str | None], rows: int) -> Iterator[Callable[[], Array]]:
+    def promised(self, flaw: Callable[[Array], str | None], rows: int) -> Iterator[Promise]:
         """What reads the same, so many rows at a time, from any thread; what comes whole is read before."""
         updates = self._updates()
         whole = self._piece(0, self.shape[0], updates, flaw) if self._whole else None

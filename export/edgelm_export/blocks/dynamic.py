@@ -27,7 +27,7 @@ def dynamic_projection(
     def transposed() -> Iterator[NDArray[np.int8]]:
         parts: list[NDArray[np.uint8]] = []
         for weight in weights:
-            for part in form.quantize_pieces(smooth(weight.chunks(form.flaw), factors)):
+            for part in form.quantize_pieces(smooth(weight, form, factors)):
                 parts.append(part.packed[:, 0])
                 scales.append(part.scales[:, 0].astype(np.float32))
         # The kernel wants [k, n], so the whole weight comes at once, at a quarter of its float size.

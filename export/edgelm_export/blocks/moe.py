@@ -7,8 +7,9 @@ shared.gate_proj, .up_proj, .down_proj, and shared_gate.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -24,7 +25,7 @@ from edgelm_export.config import MixtureConfig, ModelConfig, MoeConfig
 from edgelm_export.graph import GraphBuilder
 from edgelm_export.quantize.formats import Format
 from edgelm_export.quantize.kept import experts_format
-from edgelm_export.transforms import Array
+from edgelm_export.transforms import Array, Promise
 from edgelm_export.weights import Weight, not_finite
 
 # Multiples that CUDA's MoE and QMoE want of both widths. QMoE wants blocks of 32 or more besides, of which 64 is a multiple.
@@ -105,14 +106,17 @@ class _Layer:
         downs = self._weights("down_proj", (hidden, inner))
         pairs, form = list(zip(gates, ups, strict=True)), self.form
 
-        def gate_up() -> Iterator[Array]:
+        def gate_up() -> Iterator[Promise]:
+            step = form.rows_at_once(2 * self.width)
             for gate, up in pairs:
-                chunks = zip(gate.chunks(form.flaw), up.chunks(form.flaw), strict=True)
-                yield from _filled_up((_alternating(*pair) for pair in chunks), 2 * self.inner, self.width)
+                both = zip(gate.promised(form.flaw, step), up.promised(form.flaw, step), strict=True)
+                pieces = (lambda pair=pair: _alternating(*(read() for read in pair)) for pair in both)
+                yield from _filled_up(pieces, 2 * inner, (2 * self.inner, self.width))
 
-        def down() -> Iterator[Array]:
+        def down() -> Iterator[Promise]:
             for weight in downs:
-                yield from _filled_up(weight.chunks(form.flaw), self.width, self.inner)
+                pieces = weight.promised(form.flaw, form.rows_at_once(self.inner))
+                yield from _filled_up(pieces, hidden, (self.width, self.inner))
 
         return Experts(
             self._stored("gate_up_proj", 2 * self.inner, self.width, gate_up),
@@ -141,12 +145,13 @@ class _Layer:
     def _weights(self, name: str, shape: tuple[int, ...], leaf: str = "weight") -> list[Weight]:
         return [self.g.weight(f"experts.{e}.{name}.{leaf}", shape) for e in range(self.m.num_experts)]
 
-    def _stored(self, name: str, n: int, k: int, pieces: Pieces) -> ir.Value | QuantizedWeight:
+    def _stored(self, name: str, n: int, k: int, pieces: Callable[[], Iterator[Promise]]) -> ir.Value | QuantizedWeight:
         key, experts = self.g.name(f"experts.{name}"), self.m.num_experts
         form = self.form
         if form.bits < 16:
             return stored_blocks(self.g, key, form, (experts, n), k, lambda: form.quantize_pieces(pieces()))
-        return as_activation(self.g, stored_floats(self.g, f"{key}.weight", self.form, (experts, n, k), pieces))
+        read = stored_floats(self.g, f"{key}.weight", form, (experts, n, k), lambda: (piece() for piece in pieces()))
+        return as_activation(self.g, read)
 
     def _stored_bias(self, name: str, size: int, pieces: Pieces) -> ir.Value:
         key = self.g.name(f"experts.{name}.bias")
@@ -164,11 +169,15 @@ def _alternating(gate: Array, up: Array) -> Array:
     return np.stack([gate, up], axis=1).reshape(-1, *gate.shape[1:])
 
 
-def _filled_up(pieces: Iterable[Array], rows: int, columns: int) -> Iterator[Array]:
-    """Pieces [n, k] of one expert as [rows, columns] in all, zeros on the right and below."""
-    count = 0
+def _filled_up(pieces: Iterable[Promise], n: int, shape: tuple[int, int]) -> Iterator[Promise]:
+    """Pieces of the n rows of one expert as that shape in all, zeros on the right and below."""
+    rows, columns = shape
     for piece in pieces:
-        count += len(piece)
-        yield np.pad(piece, ((0, 0), (0, columns - piece.shape[1]))) if columns > piece.shape[1] else piece
-    if count < rows:
-        yield np.zeros((rows - count, columns), np.float32)
+        yield partial(_widened, piece, columns)
+    if n < rows:
+        yield lambda: np.zeros((rows - n, columns), np.float32)
+
+
+def _widened(piece: Promise, columns: int) -> Array:
+    values = piece()
+    return np.pad(values, ((0, 0), (0, columns - values.shape[1]))) if columns > values.shape[1] else values

@@ -55,7 +55,7 @@ def _store(
 
     def codes() -> Iterator[NDArray[np.int8]]:
         for weight in weights:
-            for part in form.quantize_pieces(smooth(weight.chunks(form.flaw), factors)):
+            for part in form.quantize_pieces(smooth(weight, form, factors)):
                 scales.append(part.scales)
                 yield (part.packed[:, 0] ^ np.uint8(128)).view(np.int8)
 

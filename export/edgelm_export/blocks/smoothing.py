@@ -6,7 +6,7 @@ where the float graph was run before (Recipe.ranges).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from edgelm_export.blocks.precision import as_activation
 from edgelm_export.graph import GraphBuilder
+from edgelm_export.quantize.formats import Format
+from edgelm_export.transforms import Promise
 from edgelm_export.weights import Weight, not_finite
 
 Factors = NDArray[np.float32]
@@ -40,9 +42,13 @@ def smoothed(
     return g.op("Mul", x, as_activation(g, inverse)), factors
 
 
-def smooth(chunks: Iterable[Factors], factors: Callable[[], Factors] | None) -> Iterable[Factors]:
-    """A weight's rows times the factors of its columns, if there are any."""
-    return chunks if factors is None else (chunk * factors() for chunk in chunks)
+def smooth(weight: Weight, form: Format, factors: Callable[[], Factors] | None) -> Iterator[Promise]:
+    """A weight's rows times the factors of its columns, if there are any, in pieces for the format."""
+    pieces = weight.promised(form.flaw, form.rows_at_once(weight.shape[1]))
+    if factors is None:
+        return pieces
+    known = factors()  # once, and not by each thread
+    return (lambda read=read: read() * known for read in pieces)
 
 
 def _factors(ranges: Factors, weights: Sequence[Weight]) -> Factors:

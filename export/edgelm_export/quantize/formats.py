@@ -13,7 +13,7 @@ columns carry what a whole zero point cannot say. So affine blocks (weight = cod
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from edgelm.errors import InvalidOption
 from edgelm_export.quantize import rounding
 from edgelm_export.quantize.compensate import Compensation, Grid
+from edgelm_export.transforms import Promise
 from edgelm_export.workers import in_order
 
 Rows = NDArray[np.float32]
@@ -138,18 +139,16 @@ class Format:
         plain = self._rounded(rows, None)
         return plain if compensation is None else self._compensated(plain, rows, compensation)
 
-    def quantize_pieces(self, pieces: Iterable[Rows], importance: Rows | None = None) -> Iterator[Quantized]:
-        """Rows that come piece by piece: in other pieces, rounded on all processors while the next ones are read.
+    def quantize_pieces(self, pieces: Iterable[Promise], importance: Rows | None = None) -> Iterator[Quantized]:
+        """Rows that come piece by piece, `rows_at_once` at a time: read and rounded on all processors.
 
         They get the grids nearest to them, the squares of a column counting by its `importance` [k].
         """
-        steps = ((rows, self.rows_at_once(rows.shape[1])) for rows in pieces)
-        cut = (rows[start : start + step] for rows, step in steps for start in range(0, max(1, len(rows)), step))
-        return in_order(partial(self._piece, importance=importance), cut)
+        return in_order(lambda read: self._piece(read(), importance), pieces)
 
-    def quantize_promised(self, pieces: Iterable[Callable[[], Rows]]) -> Iterator[Quantized]:
-        """The same of pieces that the threads read themselves; `rows_at_once` says how large they should be."""
-        return in_order(lambda read: self._piece(read(), None), pieces)
+    def rows_at_once(self, k: int) -> int:
+        """How many rows of k columns are best rounded together."""
+        return max(1, _CHUNK_VALUES // max(1, k))
 
     def dequantize(self, stored: Quantized, k: int) -> Rows:
         """The rows [n, k] that the kernels compute with."""
@@ -193,7 +192,9 @@ class Format:
         return Grid(scale[:, :blocks], zero[:, :blocks], offset, size, (1 << self.bits) - 1)
 
     def _rounded(self, rows: Rows, importance: Rows | None) -> Quantized:
-        parts = list(self.quantize_pieces([rows], importance))
+        step = self.rows_at_once(rows.shape[1])
+        cut = (partial(rows.__getitem__, slice(start, start + step)) for start in range(0, max(1, len(rows)), step))
+        parts = list(self.quantize_pieces(cut, importance))
         zero_points = [part.zero_points for part in parts if part.zero_points is not None]
         return Quantized(
             np.concatenate([part.packed for part in parts]),
@@ -223,10 +224,6 @@ class Format:
             scales = np.concatenate([scales, _scales(offsets.scale, n)], axis=1)
             whole = np.pad(whole, ((0, 0), (0, scales.shape[1] - whole.shape[1])), constant_values=1 << (self.bits - 1))
         return Quantized(packed, scales, pack_padded(whole.astype(np.uint8), self.bits))
-
-    def rows_at_once(self, k: int) -> int:
-        """How many rows of k columns are best rounded together."""
-        return max(1, _CHUNK_VALUES // max(1, k))
 
 
 def find_format(name: str) -> Format:

@@ -98,7 +98,7 @@ def quantized(weight: Weight, form: Format, compensation: Compensation | None = 
     if isinstance(form, Kept):
         return map(form.take, weight.codes())
     if compensation is None:
-        return form.quantize_promised(weight.promised(form.flaw, form.rows_at_once(weight.shape[1])))
+        return form.quantize_pieces(weight.promised(form.flaw, form.rows_at_once(weight.shape[1])))
     return (form.quantize(rows, compensation) for rows in weight.chunks(form.flaw))
 
 
