@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from edgelm.errors import InvalidOption
 from edgelm_export.quantize import rounding
 from edgelm_export.quantize.compensate import Compensation, Grid
+from edgelm_export.quantize.packing import Bytes, pack, pack_padded, unpack
 from edgelm_export.transforms import Promise
 from edgelm_export.workers import in_order
 
 Rows = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
 Scales = NDArray[Any]  # of the format's scale_dtype
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
@@ -160,7 +160,7 @@ class Format:
         found = self._rounded(rows, compensation.importance)
         grid = self._grid(found, k)
         blocks = grid.scale.shape[1]
-        codes = _unpack(found.packed, self.bits).copy()
+        codes = unpack(found.packed, self.bits).copy()
         chosen = codes[:, :blocks].reshape(len(rows), -1)
         chosen[:, :k] = compensation.codes(rows, grid)
         codes[:, :blocks] = chosen.reshape(len(rows), blocks, -1)
@@ -173,7 +173,7 @@ class Format:
         return found
 
     def _codes(self, stored: Quantized, k: int) -> Bytes:
-        return _unpack(stored.packed, self.bits).reshape(len(stored.packed), -1)[:, :k]
+        return unpack(stored.packed, self.bits).reshape(len(stored.packed), -1)[:, :k]
 
     def _grid(self, stored: Quantized, k: int) -> Grid:
         size = self.block_size or k
@@ -181,13 +181,13 @@ class Format:
         scale = stored.scales.astype(np.float32)
         zero = np.full_like(scale, 1 << (self.bits - 1))
         if stored.zero_points is not None:
-            zero = _unpack(stored.zero_points, self.bits)[:, : scale.shape[1]].astype(np.float32)
+            zero = unpack(stored.zero_points, self.bits)[:, : scale.shape[1]].astype(np.float32)
         offset = np.zeros_like(scale[:, :blocks])
         if stored.offsets is not None:
             offset = stored.offsets.astype(np.float32)
         if self.block_sums:
             sums = Grid(scale[:, blocks:], zero[:, blocks:], np.zeros_like(scale[:, blocks:]), size, 0)
-            behind = _unpack(stored.packed, self.bits)[:, blocks:].reshape(len(scale), -1)
+            behind = unpack(stored.packed, self.bits)[:, blocks:].reshape(len(scale), -1)
             offset = sums.values(behind.astype(np.float32))[:, :blocks]
         return Grid(scale[:, :blocks], zero[:, :blocks], offset, size, (1 << self.bits) - 1)
 
@@ -318,22 +318,3 @@ def _packed(codes: Rows, n: int, bits: int) -> Bytes:
 
 def _scales(scale: Rows, n: int) -> Scales:
     return scale.astype(np.float16).reshape(n, -1)
-
-
-def pack(codes: Bytes, bits: int) -> Bytes:
-    """Codes below 2^bits along the last axis, 8 / bits to a byte, the first in the lowest bits."""
-    packed = codes[..., :: 8 // bits]
-    for i in range(1, 8 // bits):
-        packed = packed | (codes[..., i :: 8 // bits] << np.uint8(i * bits))
-    return packed
-
-
-def pack_padded(codes: Bytes, bits: int) -> Bytes:
-    """The same for rows [n, count] of any length; the last byte is filled up with zeros."""
-    missing = -codes.shape[-1] % (8 // bits)
-    return pack(np.pad(codes, ((0, 0), (0, missing))) if missing else codes, bits)
-
-
-def _unpack(packed: Bytes, bits: int) -> Bytes:
-    parts = [packed >> np.uint8(shift) & np.uint8((1 << bits) - 1) for shift in range(0, 8, bits)]
-    return np.stack(parts, axis=-1).reshape(*packed.shape[:-1], -1)

@@ -18,7 +18,8 @@ import numpy as np
 
 from edgelm_export.checkpoint.base import Codes, Grid
 from edgelm_export.quantize.compensate import Compensation
-from edgelm_export.quantize.formats import BLOCK_SIZES, Format, Quantized, find_format, pack, pack_padded
+from edgelm_export.quantize.formats import BLOCK_SIZES, Format, Quantized, find_format
+from edgelm_export.quantize.packing import pack, pack_padded
 from edgelm_export.weights import Weight
 
 _WIDTHS = (2, 4, 8)
