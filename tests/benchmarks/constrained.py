@@ -13,8 +13,7 @@ from typing import Any
 
 import click
 import jsonschema
-from contenders import prepare
-from decoders import decoders
+from decoders import own_package
 from machine import machine, pick_cpus
 from results import RESULTS, say, write
 
@@ -22,7 +21,6 @@ import edgelm
 from edgelm.grammar import Grammar
 from edgelm.logits import Logits, Processor
 from edgelm.text_generation import DecoderModel
-from edgelm_export.sources import resolve_source
 
 # Every part has an end, so that no text is cut off for its length.
 SCHEMA: dict[str, Any] = {
@@ -69,7 +67,7 @@ def main(
     """Measure the mask's share of a decode step, and check texts."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, pick_cpus(threads))
-    package = package or prepare(decoders(threads)["edgelm-int4"], resolve_source(model).path)
+    package = package or own_package(model, threads)
     loaded = edgelm.load(package, threads=threads)
     costs = _costs(loaded, rounds) if rounds else {}
     checked = _check(loaded, range(first, first + texts // TOGETHER)) if texts else {}

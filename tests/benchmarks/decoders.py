@@ -9,6 +9,7 @@ from pathlib import Path
 from contenders import EDGELM, Contender, build_in, export_package, prepare
 
 import edgelm
+from edgelm_export.sources import resolve_source
 
 # The float package is what every other one is compared with; it is not measured for speed unless named.
 REFERENCE = "edgelm-fp32"
@@ -40,6 +41,11 @@ def decoders(threads: int) -> Mapping[str, Contender]:
         _pytorch("bfloat16", threads),
     ]
     return {contender.name: contender for contender in described}
+
+
+def own_package(model: str, threads: int, precision: str = "int4") -> Path:
+    """Our package of the checkpoint that a source leads to, made where it is not there."""
+    return prepare(decoders(threads)[f"{OURS}-{precision}"], resolve_source(model).path)
 
 
 def _edgelm(precision: str, about: str, threads: int) -> Contender:

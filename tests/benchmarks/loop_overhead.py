@@ -12,15 +12,13 @@ from typing import Any
 import click
 import numpy as np
 import onnxruntime
-from contenders import prepare
-from decoders import decoders
+from decoders import own_package
 from machine import machine, pick_cpus
 from measure import evaluation_ids
 from results import RESULTS, say, write
 
 import edgelm
 from edgelm.text_generation import DecoderModel
-from edgelm_export.sources import resolve_source
 
 PROMPT_TOKENS, NEW_TOKENS = 32, 128
 
@@ -35,7 +33,7 @@ def main(package: Path | None, model: str, threads: int, rounds: int, output: Pa
     """Measure the loop's share of a decode step."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, pick_cpus(threads))
-    package = package or prepare(decoders(threads)["edgelm-int4"], resolve_source(model).path)
+    package = package or own_package(model, threads)
     loaded = edgelm.load(package, threads=threads, prefix_cache_mib=0)
     prompt = evaluation_ids(package)[:PROMPT_TOKENS]
     bare = BareLoop(loaded, len(prompt) + NEW_TOKENS + 1)

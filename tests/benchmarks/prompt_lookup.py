@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from contenders import prepare
-from decoders import decoders
+from decoders import own_package
 from machine import machine, pick_cpus
 from results import RESULTS, say, write
 
 import edgelm
 from edgelm.generation import Generation
-from edgelm_export.sources import resolve_source
 
 PARAGRAPH = (
     "The river Elbe rises in the mountains of Bohemia and flows through Germany to the North Sea. On its way it passes Dresden, "
@@ -43,8 +41,6 @@ def main(precisions: tuple[str, ...], model: str, threads: int, guesses: int, ro
     """Measure what prompt lookup brings where a text is copied."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, pick_cpus(threads))
-    checkpoint = resolve_source(model).path
-    known = decoders(threads)
     values = {
         "what": "lookup",
         "machine": machine(),
@@ -52,8 +48,7 @@ def main(precisions: tuple[str, ...], model: str, threads: int, guesses: int, ro
         "model": model,
         "settings": {"threads": threads, "rounds": rounds, "prompt_lookup_num_tokens": guesses},
         "packages": {
-            name: _measured(prepare(known[f"edgelm-{name}"], checkpoint), threads, guesses, rounds)
-            for name in precisions
+            name: _measured(own_package(model, threads, name), threads, guesses, rounds) for name in precisions
         },
     }
     write(values, output or RESULTS / "lookup.json")
