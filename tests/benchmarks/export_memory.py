@@ -59,7 +59,7 @@ def main(model: str, precision: str, large: bool, bounded: bool, output: Path | 
     values = {
         "what": "memory",
         "machine": machine(),
-        "command": "python tests/benchmarks/export_memory.py",
+        "command": "python tests/benchmarks/export_memory.py" + " --bounded" * bounded,
         "settings": {"precision": precision},
         "exports": exports,
     }

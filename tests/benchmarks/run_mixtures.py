@@ -38,7 +38,9 @@ def main(rounds: int, threads: int, models: tuple[str, ...], memory: bool, outpu
     values: dict[str, Any] = {
         "what": "mixtures",
         "machine": machine(),
-        "command": f"python tests/benchmarks/run_mixtures.py --rounds {rounds} --threads {threads}",
+        "command": " ".join(
+            ["python tests/benchmarks/run_mixtures.py", f"--rounds {rounds}", *(f"--model {name}" for name in models)]
+        ),
         "settings": {"threads": threads, "rounds": rounds, **asdict(LENGTHS), "new_tokens": NEW_TOKENS},
         "decode": {name: _decode(name, rounds, threads) for name in models or CONFIGS},
         "session_seconds": _session_seconds(threads),
