@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,11 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 Transform = Callable[[Array], Array]
 Promise = Callable[[], Array]  # what reads it
+
+
+def cut(rows: Array, step: int) -> Iterator[Promise]:
+    """Rows that are there, so many at a time; at least one piece, were it an empty one."""
+    return (partial(rows.__getitem__, slice(start, start + step)) for start in range(0, max(1, len(rows)), step))
 
 
 @dataclass(frozen=True)

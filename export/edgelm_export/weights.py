@@ -14,10 +14,10 @@ from edgelm.errors import CheckpointError, MissingWeights, UnusedWeights, WrongS
 from edgelm_export.checkpoint.base import Checkpoint, Codes, Grid, LazyTensor
 from edgelm_export.low_rank import LowRank, Updates, with_update
 from edgelm_export.names import NameMap, Rows, Source, source_of
-from edgelm_export.transforms import Array, Promise, RowOrder, Transform
+from edgelm_export.transforms import Array, Promise, RowOrder, Transform, cut
 from edgelm_export.wording import listed
 
-_CHUNK_BYTES = 16 << 20  # rows are read, quantized and written in pieces of about this many float32 bytes
+_CHUNK_BYTES = 16 << 20  # of float32, about: rows that one thread reads and works on at a time
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,12 @@ class Weight:
 
     def promised(self, flaw: Callable[[Array], str | None], rows: int) -> Iterator[Promise]:
         """What reads the same, so many rows at a time, from any thread; what comes whole is read before."""
-        updates = self._updates()
-        whole = self._piece(0, self.shape[0], updates, flaw) if self._whole else None
-        for start in range(0, self.shape[0], rows):
-            stop = min(start + rows, self.shape[0])
-            if whole is None:
-                yield partial(self._piece, start, stop, updates, flaw)
-            else:
-                yield partial(whole.__getitem__, slice(start, stop))
+        updates, end = self._updates(), self.shape[0]
+        if self._whole:
+            yield from cut(self._piece(0, end, updates, flaw), rows)
+            return
+        for start in range(0, end, rows):
+            yield partial(self._piece, start, min(start + rows, end), updates, flaw)
 
     @property
     def largest_piece(self) -> int:

@@ -16,7 +16,7 @@ from typing import TypeVar
 _Piece = TypeVar("_Piece")
 _Result = TypeVar("_Result")
 
-_AHEAD = 8  # pieces for each thread that are under way, so that threads have work while the next ones are read
+_AHEAD = 8  # pieces for each thread that are under way, so that threads have work while the caller reads or writes
 _READ_BYTES = 1 << 20
 
 

@@ -150,8 +150,8 @@ class _Layer:
         form = self.form
         if form.bits < 16:
             return stored_blocks(self.g, key, form, (experts, n), k, lambda: form.quantize_pieces(pieces()))
-        read = stored_floats(self.g, f"{key}.weight", form, (experts, n, k), lambda: (piece() for piece in pieces()))
-        return as_activation(self.g, read)
+        stored = stored_floats(self.g, f"{key}.weight", form, (experts, n, k), lambda: (read() for read in pieces()))
+        return as_activation(self.g, stored)
 
     def _stored_bias(self, name: str, size: int, pieces: Pieces) -> ir.Value:
         key = self.g.name(f"experts.{name}.bias")
@@ -172,12 +172,12 @@ def _alternating(gate: Array, up: Array) -> Array:
 def _filled_up(pieces: Iterable[Promise], n: int, shape: tuple[int, int]) -> Iterator[Promise]:
     """Pieces of the n rows of one expert as that shape in all, zeros on the right and below."""
     rows, columns = shape
-    for piece in pieces:
-        yield partial(_widened, piece, columns)
+    for read in pieces:
+        yield partial(_widened, read, columns)
     if n < rows:
         yield lambda: np.zeros((rows - n, columns), np.float32)
 
 
-def _widened(piece: Promise, columns: int) -> Array:
-    values = piece()
+def _widened(read: Promise, columns: int) -> Array:
+    values = read()
     return np.pad(values, ((0, 0), (0, columns - values.shape[1]))) if columns > values.shape[1] else values

@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import ml_dtypes
@@ -26,7 +25,7 @@ from edgelm.errors import InvalidOption
 from edgelm_export.quantize import rounding
 from edgelm_export.quantize.compensate import Compensation, Grid
 from edgelm_export.quantize.packing import Bytes, pack, pack_padded, unpack
-from edgelm_export.transforms import Promise
+from edgelm_export.transforms import Promise, cut
 from edgelm_export.workers import in_order
 
 Rows = NDArray[np.float32]
@@ -192,9 +191,7 @@ class Format:
         return Grid(scale[:, :blocks], zero[:, :blocks], offset, size, (1 << self.bits) - 1)
 
     def _rounded(self, rows: Rows, importance: Rows | None) -> Quantized:
-        step = self.rows_at_once(rows.shape[1])
-        cut = (partial(rows.__getitem__, slice(start, start + step)) for start in range(0, max(1, len(rows)), step))
-        parts = list(self.quantize_pieces(cut, importance))
+        parts = list(self.quantize_pieces(cut(rows, self.rows_at_once(rows.shape[1])), importance))
         zero_points = [part.zero_points for part in parts if part.zero_points is not None]
         return Quantized(
             np.concatenate([part.packed for part in parts]),

@@ -157,10 +157,9 @@ def nearest_bytes(values: Array) -> tuple[Array, npt.NDArray[np.uint8]]:
     The largest value is code 255 or 1, as in Q8_0, whose integers are thus kept.
     """
     codes = np.abs(values)
+    # By halves, for NumPy takes longer along a short row than from one half to the other.
     largest = codes
-    while (
-        largest.shape[1] % 2 == 0
-    ):  # by halves, for NumPy takes longer along a short row than from one half to the other
+    while largest.shape[1] % 2 == 0:
         half = largest.shape[1] // 2
         largest = np.maximum(largest[:, :half], largest[:, half:])
     scale = _storable(largest.max(1) / np.float32(127))
