@@ -111,6 +111,7 @@ def test_parts_of_a_fused_tensor_are_its_rows_and_no_others_are_read(name: str) 
     weights.finish()
     np.testing.assert_array_equal(weight.read(), PARTS[name])
     np.testing.assert_array_equal(np.concatenate(list(weight.chunks(not_finite))), PARTS[name])
+    np.testing.assert_array_equal(np.concatenate([part() for part in weight.promised(not_finite, 8)]), PARTS[name])
     np.testing.assert_array_equal(bias.read(), PARTS[name][:, 0])
     first = int(PARTS[name][0, 0]) // 3
     assert set(read) == {(first, first + len(PARTS[name]))}
@@ -138,6 +139,7 @@ def test_a_transform_comes_before_the_choice_of_rows() -> None:
     weight = weights.get("k_proj.weight", (3, 3))
     np.testing.assert_array_equal(weight.read(), WHOLE[::-1][5:])
     np.testing.assert_array_equal(np.concatenate(list(weight.chunks(not_finite))), WHOLE[::-1][5:])
+    np.testing.assert_array_equal(np.concatenate([part() for part in weight.promised(not_finite, 2)]), WHOLE[::-1][5:])
 
 
 def test_rows_may_be_columns_of_ours_and_no_others_are_read() -> None:
@@ -154,4 +156,5 @@ def test_rows_may_be_columns_of_ours_and_no_others_are_read() -> None:
     weights.finish()
     np.testing.assert_array_equal(weight.read(), WHOLE[2:6].T)
     np.testing.assert_array_equal(np.concatenate(list(weight.chunks(not_finite))), WHOLE[2:6].T)
+    np.testing.assert_array_equal(np.concatenate([part() for part in weight.promised(not_finite, 2)]), WHOLE[2:6].T)
     assert set(read) == {(2, 6)}
