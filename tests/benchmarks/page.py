@@ -30,6 +30,12 @@ def where(result: Mapping[str, Any]) -> str:
     return f"{m['processor']}, {m['cores']} cores, {m['memory_gib']} GiB, {sets}; {m['system']}; {m['date']}; `{result['command']}`."
 
 
+def processor(result: Mapping[str, Any]) -> str:
+    """What tells machines apart: the processor and the last of its instruction sets."""
+    found = result["machine"]
+    return f"{found['processor'].removesuffix(' Processor')} with {found['instruction_sets'][-1]}"
+
+
 def disturbance(contenders: Mapping[str, Mapping[str, Any]]) -> str:
     worst = max(entry["summary"]["waiting_share"]["max"] for entry in contenders.values())
     return f"Of a contender's time at most {worst:.1%} was spent waiting for a core that something else used."

@@ -27,9 +27,15 @@ disk. Dense: random weights in the shapes of Llama 3.1 8B. The mixture is a spar
 
 
 def write_report(docs: Path) -> None:
-    """Writes docs/benchmarks.md, a picture beside each result file that has one, and the tables of the README beside `docs`."""
+    """Writes docs/benchmarks.md, a picture beside each result file that has one, and the tables of the README beside `docs`.
+
+    What was measured on another machine as well stands in a file of its own, NAME-MACHINE.json, and gets a section of its own.
+    """
     folder = docs / "benchmarks"
-    results = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+    results = {
+        file.stem: {"file": file.stem, **json.loads(file.read_text(encoding="utf-8"))}
+        for file in sorted(folder.glob("*.json"))
+    }
     sections = {
         "speed": speed,
         "encoders": encoders,
@@ -45,14 +51,18 @@ def write_report(docs: Path) -> None:
         "memory": memory,
     }
     pictures = {"speed": speed_picture, "encoders": encoders_picture}
-    parts = [HEAD, *(section(results[name]) for name, section in sections.items() if name in results)]
+    parts = [HEAD, *(section(result) for name, section in sections.items() for result in _of(name, results))]
     if not results:
         parts.append("No results are recorded yet.\n")
     (docs / "benchmarks.md").write_text("\n".join(parts), encoding="utf-8")
     for name, draw in pictures.items():
-        if name in results:
-            (folder / f"{name}.svg").write_text(draw(results[name]), encoding="utf-8")
+        for result in _of(name, results):
+            (folder / f"{result['file']}.svg").write_text(draw(result), encoding="utf-8")
     write_readme(docs.parent / "README.md", results)
+
+
+def _of(name: str, results: Mapping[str, Any]) -> list[Any]:
+    return [result for file, result in results.items() if file.partition("-")[0] == name]
 
 
 def memory(result: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from page import abouts, disturbance, ratio, spread, table, versions, where
+from page import abouts, disturbance, processor, ratio, spread, table, versions, where
 from picture import picture
 from protocol import decode_key, ttft_key
 
@@ -39,9 +39,9 @@ def speed(result: Mapping[str, Any]) -> str:
     settings, contenders = result["settings"], result["contenders"]
     return "\n".join(
         [
-            f"## {result['model']['name']}, {settings['threads']} threads\n",
+            f"## {result['model']['name']}, {settings['threads']} threads, {processor(result)}\n",
             _speeds(contenders, settings),
-            "![decode speed over divergence](benchmarks/speed.svg)\n",
+            f"![decode speed over divergence](benchmarks/{result['file']}.svg)\n",
             HOW.format(**settings),
             "### At each budget of divergence\n",
             _at_budgets(contenders, settings),

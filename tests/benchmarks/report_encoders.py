@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from page import abouts, disturbance, ratio, spread, table, versions, where
+from page import abouts, disturbance, processor, ratio, spread, table, versions, where
 from picture import picture
 from protocol import ORDERS, rate_key
 
@@ -28,9 +28,9 @@ OURS = "edgelm"
 def encoders(result: Mapping[str, Any]) -> str:
     settings, contenders, mixes = result["settings"], result["contenders"], [*result["settings"]["mixes"]]
     parts = [
-        f"## {result['model']['name']}, sentence embeddings, {settings['threads']} threads\n",
+        f"## {result['model']['name']}, sentence embeddings, {settings['threads']} threads, {processor(result)}\n",
         _speeds(contenders, mixes),
-        "![sentences a second over cosine](benchmarks/encoders.svg)\n",
+        f"![sentences a second over cosine](benchmarks/{result['file']}.svg)\n",
         HOW.format(**settings),
         _lengths(settings["mixes"]),
     ]
