@@ -22,7 +22,7 @@ from edgelm.quality_card import screens
 )
 @click.option(
     "--precision",
-    help="fp32, fp16, int8, int8-plain, int8-rows, int4, int4-plain (round to nearest), keep (the checkpoint's own numbers, "
+    help="fp32, fp16, int8, int8-plain, int8-rows, int8-prefill, int4, int4-plain (round to nearest), keep (the checkpoint's own numbers, "
     "integers as they are), or keep-fast (its integers; what is float becomes int8). [default: keep-fast for checkpoints stored "
     "as integers, else int4, of encoders int8]",
 )

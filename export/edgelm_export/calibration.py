@@ -27,17 +27,16 @@ def calibrated(
     """The recipe with what its formats want, measured with the tokenizer in `folder`.
 
     Raises:
-        ProviderError: this machine cannot run the float graph, and a format cannot do without.
+        ProviderError: this machine cannot run the float graph, and a format of an encoder cannot do without.
     """
-    wants_ranges = recipe.wants_ranges and "encoder" in model.programs
-    if not wants_ranges and not (recipe.wants_moments and model.family != "encoder-decoder"):
+    if not recipe.wants_ranges and not (recipe.wants_moments and model.family != "encoder-decoder"):
         return recipe
     lacking = graph.lacking("calibration", moments_bytes(model) if recipe.wants_moments else 0)
     if lacking is None:
         inputs = inputs_of(model, folder, graph, text)
-        ranges = inputs.ranges() if wants_ranges else None
+        ranges = inputs.ranges() if recipe.wants_ranges else None
         return replace(recipe, ranges=ranges, moments=inputs.moments if recipe.wants_moments else None)
-    if wants_ranges:
+    if recipe.wants_ranges and "encoder" in model.programs:
         raise ProviderError(
             f"precision {recipe.name} is calibrated with the float graph, which needs {lacking}; "
             "--precision int8-plain needs no calibration"

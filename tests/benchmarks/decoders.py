@@ -29,6 +29,7 @@ def decoders(threads: int) -> Mapping[str, Contender]:
         _edgelm("int4-plain", "edgelm, round to nearest, block 32, 8-bit head", threads),
         _edgelm("int8", "edgelm, int8", threads),
         _edgelm("int8-rows", "edgelm, int8-rows", threads),
+        _edgelm("int8-prefill", "edgelm, int8-prefill", threads),
         _edgelm("fp32", "edgelm, float32", threads),
         *(_within(budget, threads) for budget in BUDGETS),
         *(_llamacpp(kind, threads) for kind in ("Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import edgelm
@@ -177,6 +178,25 @@ def test_int4_without_room_for_the_float_graph_is_rounded_plainly(
     package = pipeline.export(LLAMA, tmp_path / "out", options, said.append)
     assert any("rounded without calibration, for the float graph needs" in line for line in said)
     assert "calibrated" not in package.manifest.recipe
+
+
+@pytest.mark.parametrize("precision", ["int8-rows", "int8-prefill"])
+def test_whole_rows_of_a_decoder_are_smoothed_where_the_float_graph_has_room(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def smoothed(name: str, said: list[str]) -> set[str]:
+        options = pipeline.export_options({"precision": precision, "verify": False})
+        package = pipeline.export(LLAMA, tmp_path / name, options, said.append)
+        graph = onnx.load(package.path / "decoder.onnx", load_external_data=False).graph
+        vectors = [stored.name for stored in graph.initializer if stored.name.endswith(".smoothing")]
+        return {name.removeprefix("layers.0.").removesuffix(".smoothing") for name in vectors if ".0." in name}
+
+    expected = {"qkv_proj", "o_proj", "gate_up_proj"} | ({"down_proj"} if precision == "int8-rows" else set())
+    assert smoothed("room", []) == expected
+    monkeypatch.setattr(float_graph, "available_memory", lambda: 1000)
+    said: list[str] = []
+    assert smoothed("none", said) == set()
+    assert any("rounded without calibration, for the float graph needs" in line for line in said)
 
 
 def test_calibration_takes_errors_from_a_decoder_and_a_text_of_ones_own(tmp_path: Path) -> None:

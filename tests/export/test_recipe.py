@@ -81,7 +81,8 @@ def test_block_size_is_that_of_the_low_bits() -> None:
 def test_an_unknown_precision_names_the_known_ones() -> None:
     with pytest.raises(
         InvalidOption,
-        match=r"precision 'int5' is not known \(known: fp32, fp16, int8, int8-plain, int8-rows, int4, int4-plain, keep, keep-fast\)",
+        match=r"precision 'int5' is not known \(known: fp32, fp16, int8, int8-plain, int8-rows, int8-prefill, int4, int4-plain, "
+        r"keep, keep-fast\)",
     ):
         preset("int5", LAYERS)
 
@@ -245,3 +246,12 @@ def test_whole_rows_of_a_decoder_leave_experts_and_routers_as_kernels_want_them(
     names_of = ("layers.3.qkv_proj", "layers.3.experts", "layers.3.router", "lm_head", "embed_tokens")
     found = names(preset("int8-rows", LAYERS), *names_of)
     assert found == ["int8-rows", "int8-b128", "float32", "int8-rows", "int8-b128"]
+
+
+def test_prompts_run_through_whole_rows_where_no_value_stands_out() -> None:
+    names_of = ("layers.3.qkv_proj", "layers.3.down_proj", "layers.3.shared.down_proj", "layers.3.experts", "lm_head")
+    recipe = preset("int8-prefill", LAYERS)
+    assert names(recipe, *names_of) == ["int8-rows", "int8-b128", "int8-b128", "int8-b128", "int8-b128"]
+    assert recipe.wants_ranges
+    for family in ("encoder", "encoder-decoder"):
+        assert preset("int8-prefill", LAYERS, family=family).rules == preset("int8", LAYERS, family=family).rules

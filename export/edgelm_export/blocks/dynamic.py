@@ -21,7 +21,7 @@ def dynamic_projection(
 ) -> ir.Value:
     """x @ weights.T + bias on the integer kernel, or as in rows.py where the provider has none: [..., k] -> [..., n]."""
     n, k = sum(weight.shape[0] for weight in weights), weights[0].shape[1]
-    x, factors = smoothed(g, x, name, weights)
+    x, factors = smoothed(g, x, name, weights, form)
     scales: list[NDArray[np.float32]] = []
 
     def transposed() -> Iterator[NDArray[np.int8]]:

@@ -27,7 +27,7 @@ def row_projection(
     A row of zeros divides by zero, and whatever integers that gives are multiplied by zero again. Where the provider has no
     kernel for such products, the weight becomes an activation when the graph is loaded, and the input is not rounded.
     """
-    x, factors = smoothed(g, x, name, weights)
+    x, factors = smoothed(g, x, name, weights, form)
     codes, scales = _store(g, name, weights, form, factors)
     if not g.provider.integer_products:
         weight = g.op("Mul", g.op("Cast", codes, to=DTYPES[g.provider.activation_dtype]), scales)
