@@ -26,6 +26,7 @@ def decoders(threads: int) -> Mapping[str, Contender]:
     """All of them, by name."""
     described = [
         _edgelm("int4", "edgelm, default int4", threads),
+        _edgelm("int4", "edgelm, default int4, --kv-cache int8", threads, kv_cache="int8"),
         _edgelm("int4-plain", "edgelm, round to nearest, block 32, 8-bit head", threads),
         _edgelm("int8", "edgelm, int8", threads),
         _edgelm("int8-rows", "edgelm, int8-rows", threads),
@@ -49,9 +50,12 @@ def own_package(model: str, threads: int, precision: str = "int4") -> Path:
     return prepare(decoders(threads)[f"{OURS}-{precision}"], resolve_source(model).path)
 
 
-def _edgelm(precision: str, about: str, threads: int) -> Contender:
-    name = f"edgelm-{precision}"
-    return Contender(name, about, "worker_edgelm.py", EDGELM, threads, partial(export_package, precision), name)
+def _edgelm(precision: str, about: str, threads: int, **options: str) -> Contender:
+    name = "-".join(
+        ["edgelm", precision, *(f"{option.replace('_', '-')}-{value}" for option, value in options.items())]
+    )
+    make = partial(export_package, precision, **options)
+    return Contender(name, about, "worker_edgelm.py", EDGELM, threads, make, name)
 
 
 def _within(budget: float, threads: int) -> Contender:

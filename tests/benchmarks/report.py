@@ -34,7 +34,7 @@ def write_report(docs: Path) -> None:
     folder = docs / "benchmarks"
     results = {
         file.stem: {"file": file.stem, **json.loads(file.read_text(encoding="utf-8"))}
-        for file in sorted(folder.glob("*.json"))
+        for file in sorted(folder.glob("*.json"), key=lambda file: file.stem)
     }
     sections = {
         "speed": speed,

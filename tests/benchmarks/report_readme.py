@@ -18,6 +18,7 @@ DECODERS = {
     "edgelm-kld-0.05": "edgelm `--max-kld 0.05`",
     "edgelm-int8-rows": "edgelm `int8-rows`",
     "edgelm-int8": "edgelm `int8`",
+    "edgelm-int8-prefill": "edgelm `int8-prefill`",
     "llamacpp-Q4_K_M": "llama.cpp Q4_K_M",
     "llamacpp-Q6_K": "llama.cpp Q6_K",
     "llamacpp-Q8_0": "llama.cpp Q8_0",
@@ -25,6 +26,7 @@ DECODERS = {
     "openvino-int8": "OpenVINO int8",
     "ctranslate2-int8": "CTranslate2 int8",
     "pytorch-bfloat16": "PyTorch bfloat16",
+    "pytorch-float32": "PyTorch float32",
 }
 ENCODERS = {
     "edgelm-int8": "edgelm `int8` (default)",
