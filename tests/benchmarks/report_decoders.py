@@ -137,7 +137,7 @@ def floor(result: Mapping[str, Any]) -> str:
     settings = result["settings"]
     return "\n".join(
         [
-            f"## Steps beside the floor that memory sets, {settings['threads']} threads\n",
+            f"## Steps beside the floor that memory sets, {settings['threads']} threads, {processor(result)}\n",
             FLOOR.format(**settings, bandwidth=result["memory_bytes_per_second"] / 1e9),
             table(["package", "MB", "tokens/s", "floor ms", "of the floor"], rows),
             f"{where(result)}\n",
