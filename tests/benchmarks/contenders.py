@@ -110,9 +110,9 @@ def folder_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def export_package(precision: str, checkpoint: Path, folder: Path, **options: str) -> None:
+def export_package(precision: str, checkpoint: Path, folder: Path, kv_cache: str | None = None) -> None:
     """Our own package of a checkpoint."""
-    edgelm.export(checkpoint, folder, precision=precision, verify=False, force=True, **options)
+    edgelm.export(checkpoint, folder, precision=precision, kv_cache=kv_cache, verify=False, force=True)
 
 
 def build_in(peer: str, script: str, checkpoint: Path, folder: Path, *arguments: str) -> None:

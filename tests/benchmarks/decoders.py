@@ -50,11 +50,9 @@ def own_package(model: str, threads: int, precision: str = "int4") -> Path:
     return prepare(decoders(threads)[f"{OURS}-{precision}"], resolve_source(model).path)
 
 
-def _edgelm(precision: str, about: str, threads: int, **options: str) -> Contender:
-    name = "-".join(
-        ["edgelm", precision, *(f"{option.replace('_', '-')}-{value}" for option, value in options.items())]
-    )
-    make = partial(export_package, precision, **options)
+def _edgelm(precision: str, about: str, threads: int, kv_cache: str | None = None) -> Contender:
+    name = f"edgelm-{precision}" + (f"-kv-cache-{kv_cache}" if kv_cache else "")
+    make = partial(export_package, precision, kv_cache=kv_cache)
     return Contender(name, about, "worker_edgelm.py", EDGELM, threads, make, name)
 
 

@@ -30,10 +30,10 @@ def where(result: Mapping[str, Any]) -> str:
     return f"{m['processor']}, {m['cores']} cores, {m['memory_gib']} GiB, {sets}; {m['system']}; {m['date']}; `{result['command']}`."
 
 
-def processor(result: Mapping[str, Any]) -> str:
-    """What tells machines apart: the processor and the last of its instruction sets."""
+def heading(title: str, result: Mapping[str, Any]) -> str:
+    """A section's, with what tells machines apart: the processor and the last of its instruction sets."""
     found = result["machine"]
-    return f"{found['processor'].removesuffix(' Processor')} with {found['instruction_sets'][-1]}"
+    return f"## {title}, {found['processor'].removesuffix(' Processor')} with {found['instruction_sets'][-1]}\n"
 
 
 def disturbance(contenders: Mapping[str, Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from page import table, where
+from page import heading, table, where
 from report_decoders import floor, loop, speed, speed_picture
 from report_encoders import encoders, encoders_picture
 from report_generation import constrained, lookup, sampler, start
@@ -78,7 +78,7 @@ def memory(result: Mapping[str, Any]) -> str:
         for name, e in result["exports"].items()
     ]
     head = ["checkpoint", "MB", "package MB", "peak resident MB", "seconds", "same bytes twice"]
-    parts = [f"## Exporting to {result['settings']['precision']} without verification\n", table(head, rows)]
+    parts = [heading(f"Exporting to {result['settings']['precision']} without verification", result), table(head, rows)]
     if "bounded" in result:
         parts += [BOUNDED, bounded(result["bounded"])]
     return "\n".join([*parts, f"{where(result)}\n"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from page import abouts, disturbance, processor, ratio, spread, table, versions, where
+from page import abouts, disturbance, heading, ratio, spread, table, versions, where
 from picture import picture
 from protocol import decode_key, ttft_key
 
@@ -39,7 +39,7 @@ def speed(result: Mapping[str, Any]) -> str:
     settings, contenders = result["settings"], result["contenders"]
     return "\n".join(
         [
-            f"## {result['model']['name']}, {settings['threads']} threads, {processor(result)}\n",
+            heading(f"{result['model']['name']}, {settings['threads']} threads", result),
             _speeds(contenders, settings),
             f"![decode speed over divergence](benchmarks/{result['file']}.svg)\n",
             HOW.format(**settings),
@@ -137,7 +137,7 @@ def floor(result: Mapping[str, Any]) -> str:
     settings = result["settings"]
     return "\n".join(
         [
-            f"## Steps beside the floor that memory sets, {settings['threads']} threads, {processor(result)}\n",
+            heading(f"Steps beside the floor that memory sets, {settings['threads']} threads", result),
             FLOOR.format(**settings, bandwidth=result["memory_bytes_per_second"] / 1e9),
             table(["package", "MB", "tokens/s", "floor ms", "of the floor"], rows),
             f"{where(result)}\n",
@@ -149,7 +149,8 @@ def loop(result: Mapping[str, Any]) -> str:
     o = result["overhead"]
     low, high = o["quartiles"]
     return (
-        f"## The Python loop\n\nA greedy decode step through `stream()`, text and stopping included, takes {result['edgelm_ms']:.3f} ms; "
+        f"{heading('The Python loop', result)}\n"
+        f"A greedy decode step through `stream()`, text and stopping included, takes {result['edgelm_ms']:.3f} ms; "
         f"the same session driven by bare `run_with_iobinding` {result['bare_ms']:.3f} ms. Overhead {o['median']:+.1%} "
         f"(quartiles {low:+.1%} to {high:+.1%} of {result['settings']['rounds']} pairs). {where(result)}\n"
     )

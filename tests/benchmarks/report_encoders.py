@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from page import abouts, disturbance, processor, ratio, spread, table, versions, where
+from page import abouts, disturbance, heading, ratio, spread, table, versions, where
 from picture import picture
 from protocol import ORDERS, rate_key
 
@@ -28,7 +28,7 @@ OURS = "edgelm"
 def encoders(result: Mapping[str, Any]) -> str:
     settings, contenders, mixes = result["settings"], result["contenders"], [*result["settings"]["mixes"]]
     parts = [
-        f"## {result['model']['name']}, sentence embeddings, {settings['threads']} threads, {processor(result)}\n",
+        heading(f"{result['model']['name']}, sentence embeddings, {settings['threads']} threads", result),
         _speeds(contenders, mixes),
         f"![sentences a second over cosine](benchmarks/{result['file']}.svg)\n",
         HOW.format(**settings),

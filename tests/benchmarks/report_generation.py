@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from page import disturbance, processor, ratio, spread, table, versions, where
+from page import disturbance, heading, ratio, spread, table, versions, where
 
 LOOKUP = """A paragraph is written again with one name changed, greedy, from a prompt that holds two earlier versions; plain decoding and
 prompt lookup with at most {prompt_lookup_num_tokens} guesses a step in turn, {rounds} pairs, {threads} threads. Each text is the one
@@ -78,4 +78,4 @@ def sampler(result: Mapping[str, Any]) -> str:
 
 
 def _section(title: str, head: list[str], rows: list[list[str]], text: str, result: Mapping[str, Any]) -> str:
-    return "\n".join([f"## {title}, {processor(result)}\n", table(head, rows), text, f"{where(result)}\n"])
+    return "\n".join([heading(title, result), table(head, rows), text, f"{where(result)}\n"])

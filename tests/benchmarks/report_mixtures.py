@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from page import abouts, disturbance, ratio, spread, table, versions, where
+from page import abouts, disturbance, heading, ratio, spread, table, versions, where
 from protocol import decode_key, ttft_key
 
 HOW = """Checkpoints of these widths with random weights, the same for all; layers are few, so that they fit, and the vocabulary is
@@ -24,7 +24,7 @@ OURS = "edgelm"
 
 def mixtures(result: Mapping[str, Any]) -> str:
     settings = result["settings"]
-    parts = [f"## Mixtures of experts, {settings['threads']} threads\n", HOW.format(**settings)]
+    parts = [heading(f"Mixtures of experts, {settings['threads']} threads", result), HOW.format(**settings)]
     for name, measured in result["decode"].items():
         keys = decode_key(settings["contexts"][0]), ttft_key(settings["prompts"][0])
         parts += [f"### {_shape(name, measured['config'])}\n", _speeds(measured["contenders"], *keys)]
@@ -68,7 +68,7 @@ def latent(result: Mapping[str, Any]) -> str:
     head = ["form", "cache bytes a token", "decode step ms", "its CPU ms", "512 tokens of prefill there, ms"]
     return "\n".join(
         [
-            f"## Latent attention, {result['settings']['threads']} threads\n",
+            heading(f"Latent attention, {result['settings']['threads']} threads", result),
             LATENT.format(**result["settings"]),
             table(head, rows),
             f"{where(result)}\n",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from page import abouts, disturbance, ratio, spread, table, versions, where
+from page import abouts, disturbance, heading, ratio, spread, table, versions, where
 from translating import rate_key
 
 Contenders = Mapping[str, Mapping[str, Any]]
@@ -31,7 +31,7 @@ OURS = "edgelm"
 
 def seq2seq(result: Mapping[str, Any]) -> str:
     settings = result["settings"]
-    parts = [f"## Encoder-decoders, {settings['threads']} threads\n", HOW.format(**settings)]
+    parts = [heading(f"Encoder-decoders, {settings['threads']} threads", result), HOW.format(**settings)]
     for model, measured in result["models"].items():
         contenders = measured["contenders"]
         parts += [f"### {model}\n", _speeds(contenders, settings["settings"])]

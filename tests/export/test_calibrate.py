@@ -189,7 +189,7 @@ def test_whole_rows_of_a_decoder_are_smoothed_where_the_float_graph_has_room(
         package = pipeline.export(LLAMA, tmp_path / name, options, said.append)
         graph = onnx.load(package.path / "decoder.onnx", load_external_data=False).graph
         vectors = [stored.name for stored in graph.initializer if stored.name.endswith(".smoothing")]
-        return {name.removeprefix("layers.0.").removesuffix(".smoothing") for name in vectors if ".0." in name}
+        return {vector.removeprefix("layers.0.").removesuffix(".smoothing") for vector in vectors if ".0." in vector}
 
     expected = {"qkv_proj", "o_proj", "gate_up_proj"} | ({"down_proj"} if precision == "int8-rows" else set())
     assert smoothed("room", []) == expected
